@@ -1,0 +1,132 @@
+"""The fields of an experiment's config, their defaults, and the checks before a run."""
+
+import json
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict, config_dict
+
+from soseleto_jax import optimizers
+from soseleto_jax.alignment import CONTRACTIONS
+from soseleto_jax.data.task import data_config
+
+METHODS = ("soseleto", "source_only", "target_only", "finetune", "joint")
+PARAMETER_SETS = ("all", "classifier", "representation")
+TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
+
+# What a run may change when it resumes: none of it touches the numbers that training computes.
+_FREE_ON_RESUME = (
+    "name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
+    "data.data_dir",
+)  # fmt: skip
+
+
+def default_config() -> ConfigDict:
+  """Returns every field with its default; an experiment's file starts from here."""
+  return ConfigDict(
+      dict(
+          name="",  # heads the report
+          seed=0,
+          method="soseleto",  # METHODS
+          data=data_config(),
+          model=dict(name="mlp", dtype="float32"),  # and the network's own options
+          batch_size=256,  # B
+          target_batch_size=32,  # T
+          target_balanced=False,  # target batches drawn class by class
+          flip_source=False,  # mirror each source image with probability 1/2
+          num_epochs=20,  # passes over the source; the other methods take as many steps
+          finetune_epochs=5,  # of "finetune": on the target, after num_epochs on the source
+          finetune_learning_rate=1e-3,
+          optimizer=dict(
+              name="sgd",
+              learning_rate=1e-2,  # λ_p
+              momentum=0.9,
+              weight_decay=0.0,
+              schedule="constant",
+              drop_epochs=(),
+          ),
+          alpha=dict(
+              init=0.5,
+              step_size=1.0,  # s = λ_α λ_p
+              first=False,
+              lookahead=config_dict.placeholder(float),
+              contraction="jvp",
+              microbatch_size=config_dict.placeholder(int),
+              params="all",  # PARAMETER_SETS: what the inner product runs over
+              transforms=(),  # TRANSFORMS, applied in turn
+              classifier_on_target=False,  # a shared classifier also descends the target loss
+          ),
+          eval_every_epochs=1.0,
+          eval_batch_size=500,
+          checkpoint_every_epochs=1.0,
+          max_to_keep=2,
+          steps_per_call=0,  # 0: 1 on CPU, 20 on GPU and TPU
+      )
+  )
+
+
+def validate(config: ConfigDict) -> None:
+  """Raises ValueError for a value that no run can use; what depends on the data is checked with the data."""
+  _choice("method", config.method, METHODS)
+  _choice("alpha.params", config.alpha.params, PARAMETER_SETS)
+  _choice("alpha.contraction", config.alpha.contraction, CONTRACTIONS)
+  _choice("optimizer.name", config.optimizer.name, optimizers.OPTIMIZERS)
+  _choice("optimizer.schedule", config.optimizer.schedule, optimizers.SCHEDULES)
+  for name in config.alpha.transforms:
+    _choice("alpha.transforms", name, TRANSFORMS)
+  for field in ("batch_size", "target_batch_size", "num_epochs", "eval_batch_size", "max_to_keep"):
+    _check(field, config[field], config[field] >= 1, "give at least 1")
+  for field in ("eval_every_epochs", "checkpoint_every_epochs", "finetune_epochs", "finetune_learning_rate"):
+    _check(field, config[field], config[field] > 0, "give a number above 0")
+  _check("steps_per_call", config.steps_per_call, config.steps_per_call >= 0, "give 0 to choose by device, or a number")
+  _check("seed", config.seed, 0 <= config.seed < 2**32, "give a whole number from 0 to 2**32 - 1")
+  _check("alpha.init", config.alpha.init, 0 <= config.alpha.init <= 1, "weights lie in [0, 1]")
+  _check("alpha.step_size", config.alpha.step_size, config.alpha.step_size >= 0, "give 0 or more")
+  rate = config.optimizer.learning_rate
+  _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")
+  _check("optimizer.momentum", config.optimizer.momentum, 0 <= config.optimizer.momentum < 1, "give [0, 1)")
+  _check("optimizer.weight_decay", config.optimizer.weight_decay, config.optimizer.weight_decay >= 0, "give 0 or more")
+  if config.method == "source_only" or config.method == "finetune":
+    _check(
+        "data.shared_classes",
+        config.data.shared_classes,
+        config.data.shared_classes or config.method == "finetune",
+        "method 'source_only' trains no target classifier; take 'finetune' for transfer between classes",
+    )
+  _check(
+      "alpha.classifier_on_target",
+      config.alpha.classifier_on_target,
+      config.data.shared_classes or not config.alpha.classifier_on_target,
+      "only a shared classifier can; the target's own classifier descends its loss anyway",
+  )
+  _check(
+      "alpha.params",
+      config.alpha.params,
+      config.data.shared_classes or config.alpha.params != "classifier",
+      "source and target share no classifier here; take 'all'",
+  )
+
+
+def changed_fields(old: Mapping, new: Mapping) -> list[str]:
+  """Names the fields, with both values, in which a resumed run would compute something else."""
+  old, new = _flat(json.loads(json.dumps(old))), _flat(json.loads(json.dumps(new)))
+  return [
+      f"{field} (was {old.get(field)!r}, now {new.get(field)!r})"
+      for field in sorted(old.keys() | new.keys())
+      if field not in _FREE_ON_RESUME and old.get(field) != new.get(field)
+  ]
+
+
+def _flat(tree, prefix=""):
+  flat = {}
+  for key, value in tree.items():
+    flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+  return flat
+
+
+def _choice(field, value, choices):
+  _check(field, value, value in choices, f"choose one of {', '.join(choices)}")
+
+
+def _check(field, value, holds, cure):
+  if not holds:
+    raise ValueError(f"config.{field}={value!r}: {cure}")

@@ -1,0 +1,1 @@
+"""The data of an experiment, in NumPy on the host: sets, label noise, sampling, transforms."""

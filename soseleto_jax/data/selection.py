@@ -1,0 +1,144 @@
+"""Which examples of a data set are used: classes, balanced draws, and keeping sets disjoint."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+from soseleto_jax.data import checks, draws
+
+Examples = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subset:
+  """Examples of a split of a data set.
+
+  Attributes:
+    examples: arrays of equal length: `x`, `label`, `row` (int32, the example's place in the split)
+      and, if known, `true_label`.
+    class_names: one name for each class.
+    dataset: name of the data set.
+    split: name of the split.
+  """
+
+  examples: Examples
+  class_names: tuple[str, ...]
+  dataset: str
+  split: str
+
+  def __len__(self) -> int:
+    return len(self.examples["label"])
+
+  def take(self, index: np.ndarray) -> "Subset":
+    """Returns the examples at an index (integers or a mask)."""
+    examples = {key: value[index] for key, value in self.examples.items()}
+    return dataclasses.replace(self, examples=examples)
+
+  def take_classes(self, classes: Sequence[int], field: str) -> "Subset":
+    """Keeps the examples of some classes, relabelled 0..len(classes)-1 in the order given.
+
+    Where `true_label` is known, an example stays if both of its labels are among the classes.
+
+    Args:
+      classes: classes to keep; empty: all.
+      field: the config's side, for messages.
+
+    Raises:
+      ValueError: for a class given twice or that is not there, and for labels outside the classes.
+    """
+    classes, num_classes = tuple(classes), len(self.class_names)
+    columns = [key for key in ("label", "true_label") if key in self.examples]
+    for column in columns:
+      checks.labels(f"{field}: {column}", self.examples[column], num_classes)
+    if not classes:
+      return self
+    wrong = [c for c in classes if isinstance(c, bool) or c not in range(num_classes)]
+    if wrong:
+      raise ValueError(
+        f"{field}.classes={classes} but the classes of {self.dataset!r} are 0..{num_classes - 1}; "
+        f"take {wrong[0]!r} out"
+      )
+    if len(set(classes)) < len(classes):
+      raise ValueError(f"{field}.classes={classes} names a class twice; name each once")
+    new_label = np.full(num_classes, -1, np.int32)
+    new_label[list(classes)] = np.arange(len(classes))
+    relabelled = {column: new_label[self.examples[column]] for column in columns}
+    kept = np.all([labels >= 0 for labels in relabelled.values()], axis=0)
+    return dataclasses.replace(
+      self,
+      examples=self.examples | relabelled,
+      class_names=tuple(self.class_names[c] for c in classes),
+    ).take(kept)
+
+  def without(self, *others: "Subset") -> "Subset":
+    """Leaves out the examples that are also in others.
+
+    They are told by `row` where both come from one split, and by their pixels, bit for bit, where
+    two data sets, or slices of one, may hold the same images.
+    """
+    dropped = np.zeros(len(self), bool)
+    for other in others:
+      if (self.dataset, self.split) == (other.dataset, other.split):
+        dropped |= np.isin(self.examples["row"], other.examples["row"])
+      elif self.dataset != other.dataset or _is_slice(self.split) or _is_slice(other.split):
+        same = _same_images(self.examples["x"], other.examples["x"])
+        dropped |= same
+        if same.any():
+          logging.info(
+            "left %d images of %s %s out: they are also in %s %s",
+            np.count_nonzero(same), self.dataset, self.split, other.dataset, other.split,
+          )  # fmt: skip
+    return self.take(~dropped) if dropped.any() else self
+
+
+def balanced(
+  labels: np.ndarray, per_class: np.ndarray, seed: int, stream: str, field: str
+) -> np.ndarray:
+  """Draws `per_class[c]` examples of each class c.
+
+  Args:
+    labels: int32 `[N]`.
+    per_class: integers `[K]`, how many of each class.
+    seed: the experiment's seed.
+    stream: name of the draw.
+    field: config field and value that asked for them, for messages.
+
+  Returns:
+    int64 `[sum(per_class)]`, ascending. With the same seed, a smaller draw from the same labels is
+    part of a larger one.
+
+  Raises:
+    ValueError: where a class has fewer examples than are asked for.
+  """
+  chosen = []
+  for c, wanted in enumerate(per_class):
+    rows = np.flatnonzero(labels == c)
+    if wanted > len(rows):
+      raise ValueError(
+        f"{field} but class {c} has only {len(rows)} images left, not {wanted}; ask for fewer"
+      )
+    chosen.append(rows[draws.permutation(len(rows), seed, "select", stream, c)[:wanted]])
+  return np.sort(np.concatenate(chosen))
+
+
+def per_class_counts(total: int, num_classes: int, seed: int, stream: str) -> np.ndarray:
+  """Splits `total` evenly over the classes; classes drawn at random get one of the remainder."""
+  base, remainder = divmod(total, num_classes)
+  counts = np.full(num_classes, base)
+  order = draws.permutation(num_classes, seed, "select", stream, "remainder")
+  counts[order[:remainder]] += 1
+  return counts
+
+
+def _is_slice(split: str) -> bool:
+  return not split.isidentifier()
+
+
+def _same_images(x: np.ndarray, others: np.ndarray) -> np.ndarray:
+  """Which images of x also occur, bit for bit, in others: bool `[N]`."""
+  if x.shape[1:] != others.shape[1:]:
+    return np.zeros(len(x), bool)
+  known = {image.tobytes() for image in others}
+  return np.fromiter((image.tobytes() in known for image in x), bool, len(x))

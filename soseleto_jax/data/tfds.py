@@ -1,0 +1,181 @@
+"""Image sets of `tensorflow_datasets`, read through `tfds.data_source` (no TensorFlow needed)."""
+
+import concurrent.futures
+import difflib
+import importlib.util
+import io
+import os
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+# Examples decoded by one task of the thread pool; Pillow decodes outside Python's lock.
+_CHUNK = 512
+# Named, because Pillow otherwise tries one format after another on every image.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def load(
+  name: str,
+  split: str,
+  data_dir: str | None = None,
+  *,
+  label_key: str = "label",
+  grayscale: bool = False,
+  size: int = 0,
+) -> dict:
+  """Reads a split of a TFDS image set into memory.
+
+  A set that is not in the folder is downloaded and prepared, which needs TensorFlow and a network.
+
+  Args:
+    name: TFDS name, with configuration and version if wanted: `"cifar10"`, `"emnist/letters"`.
+    split: `"train"`, or any TFDS expression such as `"train[:80%]"`.
+    data_dir: where the sets are; None: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+    label_key: the column that holds the labels.
+    grayscale: whether to convert images to one channel (luma).
+    size: height and width to resize images to, in pixels; 0 keeps theirs.
+
+  Returns:
+    A dict of `x` uint8 `[N, H, W, C]`, `label` int32 `[N]` and `class_names` tuple of str. Where
+    `label_key` names another column with the classes of the column `label` (human or noisy labels,
+    as in `cifar10_n`), that column is `true_label` int32 `[N]`.
+
+  Raises:
+    ValueError: for an unknown set, split or column, a set without uint8 images and class labels,
+      or images of unequal size where `size` is 0.
+    RuntimeError: where the set is not there and cannot be prepared.
+    ImportError: where Pillow is missing.
+  """
+  if importlib.util.find_spec("PIL") is None:
+    raise ImportError(f"reading the images of {name!r} needs Pillow: pip install pillow")
+  data_dir = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "") or None
+  builder = _prepared_builder(name, data_dir)
+  image_key, channels = _image_feature(builder)
+  mode = "L" if grayscale else _MODES[channels]
+  columns = {"label": label_key}
+  class_names = _class_names(builder, label_key)
+  if label_key != "label" and _names_or_none(builder, "label") == class_names:
+    columns["true_label"] = "label"
+
+  source = _data_source(builder, split, image_key)
+  first = _decode(source[0][image_key], mode, size)
+  x = np.empty((len(source), *first.shape), np.uint8)
+  labels = {column: np.empty(len(source), np.int32) for column in columns}
+
+  def read(start: int) -> None:
+    rows = range(start, min(start + _CHUNK, len(source)))
+    for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
+      image = _decode(example[image_key], mode, size)
+      if image.shape != first.shape:
+        raise ValueError(
+          f"the images of {name!r} have unequal sizes, such as {first.shape} and {image.shape}; "
+          "set `size` (config.data.source.size, config.data.target.size) to resize them"
+        )
+      x[row] = image
+      for column, key in columns.items():
+        labels[column][row] = example[key]
+
+  with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    for _ in pool.map(read, range(0, len(source), _CHUNK)):
+      pass  # an exception of a thread is raised here
+  return {"x": x, "class_names": class_names, **labels}
+
+
+def _decode(encoded: bytes, mode: str, size: int) -> np.ndarray:
+  from PIL import Image
+
+  with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+    if image.mode != mode:
+      image = image.convert(mode)
+    if size and image.size != (size, size):
+      image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+  return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _prepared_builder(name: str, data_dir: str | None):
+  """The set's builder, after preparing the set where it is not there yet."""
+  folder = data_dir or tfds.core.constants.DATA_DIR
+  try:
+    builder = tfds.builder(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError as error:
+    known = tfds.list_builders(with_community_datasets=False)
+    near = difflib.get_close_matches(name, known) or ["digits", "synthetic", "cifar10", "mnist"]
+    raise ValueError(
+      f"no data set {name!r} in TFDS or in {folder}; did you mean {' or '.join(near)}?"
+    ) from error
+  except ImportError as error:
+    raise RuntimeError(_how_to_get(name, folder, str(error))) from error
+  except (ValueError, AssertionError) as error:
+    raise ValueError(f"data set {name!r} cannot be opened: {error}") from error
+  if builder.is_prepared():
+    return builder
+  if importlib.util.find_spec("tensorflow") is None:
+    # Said before TFDS downloads everything only to find it cannot write it.
+    cause = "preparing it needs TensorFlow, which is not installed"
+    raise RuntimeError(_how_to_get(name, folder, cause))
+  try:
+    builder.download_and_prepare(file_format="array_record")
+  except Exception as error:  # whatever stops a download: the network, the disk, a missing package
+    cause = f"{type(error).__name__}: {error}"
+    raise RuntimeError(_how_to_get(name, folder, cause)) from error
+  return builder
+
+
+def _how_to_get(name: str, folder: str, cause: str) -> str:
+  return (
+    f"the data set {name!r} is not ready in {folder} ({cause}). Two ways to get it: install "
+    "soseleto_jax[tensorflow] and run again with a network, which downloads and prepares it; or "
+    f"prepare it elsewhere with `tfds build {name} --file_format=array_record`, and point "
+    "--config.data.data_dir or TFDS_DATA_DIR at the folder that holds it"
+  )
+
+
+def _data_source(builder, split: str, image_key: str):
+  try:
+    source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+  except NotImplementedError as error:
+    cause = "it is there, but not as ArrayRecord"
+    raise RuntimeError(_how_to_get(builder.name, str(builder.data_dir), cause)) from error
+  except (ValueError, KeyError, AssertionError) as error:
+    raise ValueError(
+      f"split={split!r} cannot be read from {builder.name!r}, whose splits are "
+      f"{', '.join(builder.info.splits)} (or slices of them, such as 'train[:80%]'): {error}"
+    ) from error
+  return source
+
+
+def _image_feature(builder) -> tuple[str, int]:
+  """The name and number of channels of the set's one image."""
+  features = builder.info.features
+  keys = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+  key = "image" if "image" in keys else keys[0] if len(keys) == 1 else None
+  if key is None:
+    raise ValueError(
+      f"{builder.name!r} is not a set of single images: its columns are {', '.join(features)}"
+    )
+  channels = features[key].shape[-1]
+  if features[key].np_dtype != np.uint8 or channels not in _MODES:
+    raise ValueError(
+      f"the images of {builder.name!r} are {features[key].np_dtype} with {channels} channels; "
+      "only uint8 images with 1, 3 or 4 channels are read"
+    )
+  return key, channels
+
+
+def _class_names(builder, label_key: str) -> tuple[str, ...]:
+  names = _names_or_none(builder, label_key)
+  if names is None:
+    labels = [k for k in builder.info.features if _names_or_none(builder, k) is not None]
+    raise ValueError(
+      f"label_key={label_key!r} is no column of class labels of {builder.name!r}; "
+      f"it has {', '.join(labels) or 'none'}"
+    )
+  return names
+
+
+def _names_or_none(builder, key: str) -> tuple[str, ...] | None:
+  feature = dict(builder.info.features).get(key)
+  return tuple(feature.names) if isinstance(feature, tfds.features.ClassLabel) else None

@@ -1,0 +1,115 @@
+"""The methods that a config can name, as phases of training: a step, the sets it draws from, and its optimizer."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from soseleto_jax import optimizers, transforms
+from soseleto_jax.data.task import Task
+from soseleto_jax.losses import classification_loss
+from soseleto_jax.train_step import make_plain_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """A stretch of training with one step function.
+
+  Attributes:
+    num_steps: its length.
+    sets: "source" and "target", those that a batch is drawn from at each step, in the order of the step's arguments.
+    step: `(state, *batches) -> (state, metrics)`.
+    optimizer: starts afresh with the phase.
+  """
+
+  num_steps: int
+  sets: tuple[str, ...]
+  step: Callable[..., Any]
+  optimizer: optax.GradientTransformation
+
+
+def alpha_init(config: ConfigDict) -> float:
+  """Returns the weights that a method starts from: those of the config for SOSELETO, 1 for the others."""
+  return config.alpha.init if config.method == "soseleto" else 1.0
+
+
+def make_phases(
+    config: ConfigDict, model: nn.Module, task: Task, steps_per_epoch: int, *, mutable: bool, axis_name: str | None
+) -> tuple[Phase, ...]:
+  """Builds the phases of `config.method`.
+
+  - "soseleto": the paper's step.
+  - "source_only": plain training on the source, every weight 1.
+  - "target_only": plain training on the target, for as many steps.
+  - "finetune": "source_only", then `finetune_epochs` more of "target_only".
+  - "joint": the sum of both losses, every weight 1.
+
+  Args:
+    config: the experiment.
+    model: from `get_model`, two-headed unless the task shares its classes.
+    task: names the number of classes.
+    steps_per_epoch: steps of one pass over the source.
+    mutable: whether the model carries state.
+    axis_name: the axis that the steps are mapped over, or None.
+  """
+  heads = {"source": None, "target": None} if task.shared_classes else {"source": "source", "target": "target"}
+  losses = {side: classification_loss(model, head=head, mutable=mutable) for side, head in heads.items()}
+  num_steps = config.num_epochs * steps_per_epoch
+  optimizer = optimizers.make_optimizer(
+      config.optimizer, optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)
+  )
+
+  def plain(side, steps, optimizer):
+    return Phase(steps, (side,), make_plain_step(losses[side], optimizer, axis_name=axis_name), optimizer)
+
+  if config.method == "source_only":
+    return (plain("source", num_steps, optimizer),)
+  if config.method == "target_only":
+    return (plain("target", num_steps, optimizer),)
+  if config.method == "finetune":
+    last = optimizers.make_optimizer(config.optimizer, optax.constant_schedule(config.finetune_learning_rate))
+    finetune_steps = round(config.finetune_epochs * steps_per_epoch)
+    return plain("source", num_steps, optimizer), plain("target", finetune_steps, last)
+
+  make_step = functools.partial(
+      make_train_step, losses["source"], losses["target"], optimizer, axis_name=axis_name
+  )
+  if config.method == "joint":
+    step = make_step(alpha_step_size=0.0, target_params=True)
+  else:
+    step = make_step(
+        alpha_step_size=config.alpha.step_size,
+        target_params=_target_params(config, task),
+        alignment_params=_alignment_params(config, task),
+        alignment_transform=[_transform(name, task) for name in config.alpha.transforms],
+        contraction=config.alpha.contraction,
+        microbatch_size=config.alpha.microbatch_size,
+        alpha_first=config.alpha.first,
+        lookahead=config.alpha.lookahead,
+    )
+  return (Phase(num_steps, ("source", "target"), step, optimizer),)
+
+
+def _target_params(config, task):
+  if not task.shared_classes:
+    return {"representation": False, "source_head": False, "target_head": True}
+  return {"representation": False, "classifier": True} if config.alpha.classifier_on_target else None
+
+
+def _alignment_params(config, task):
+  if config.alpha.params == "all":
+    return None
+  heads = ("classifier",) if task.shared_classes else ("source_head", "target_head")
+  return {"representation": config.alpha.params == "representation"} | {
+      head: config.alpha.params == "classifier" for head in heads
+  }
+
+
+def _transform(name, task):
+  if name == "center_by_class":
+    return transforms.center_by_class(task.num_source_classes)
+  return {"residual_normalize": transforms.residual_normalize, "standardize": transforms.standardize}[name]()

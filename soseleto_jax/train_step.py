@@ -1,0 +1,284 @@
+"""The SOSELETO step (Algorithm 1) and plain training, as pure functions of arrays."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from soseleto_jax import alignment as alignment_lib
+from soseleto_jax import alpha as alpha_lib
+from soseleto_jax.alignment import LossFn
+from soseleto_jax.train_state import TrainState
+
+Metrics = dict[str, jax.Array]
+Transform = Callable[..., jax.Array]
+
+
+def make_train_step(
+    source_loss: LossFn,
+    target_loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    alpha_step_size: float | optax.Schedule,
+    target_params: Any = None,
+    alignment_params: Any = None,
+    alignment_transform: Transform | Sequence[Transform] | None = None,
+    contraction: str = "jvp",
+    microbatch_size: int | None = None,
+    alpha_first: bool = False,
+    lookahead: float | optax.Schedule | None = None,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
+  r"""Builds the train step of SOSELETO.
+
+  With B source rows, T target rows and a the batch's weights, the step is
+
+  .. math::
+    g_t &= \partial \tfrac1T \sum_i \ell^t_i, \qquad q_j = \langle \partial \ell^s_j, g_t \rangle \\
+    g &= \tfrac1B \sum_j a_j \, \partial \ell^s_j \; (+ \, g_t \text{ on target\_params}) \\
+    \theta &\leftarrow \theta + \mathrm{optimizer}(g), \qquad
+    \alpha_b \leftarrow \mathrm{clip}(\alpha_b + s\, q, 0, 1)
+
+  The paper's Q carries 1/n^s; here the source gradient is averaged over the batch and q is left unscaled, as in the
+  authors' code. The paper's rates are then `learning_rate` = λ_p and `alpha_step_size` s = λ_α λ_p.
+
+  Guarantees: rows with `mask` False change nothing, whatever finite values they hold, and rows of `alpha` outside of
+  the batch keep their bits. A row that stands twice in a batch gets the sum of its two updates, then one clip. An index
+  outside of `alpha` counts as masked. `alpha` stays in [0, 1].
+
+  Args:
+    source_loss: `LossFn` of the source batch.
+    target_loss: `LossFn` of the target batch.
+    optimizer: any optax transformation; its learning rate is λ_p.
+    alpha_step_size: s, or an optax schedule of the step.
+    target_params: prefix tree of bools over `params`, True where a leaf also descends the target loss (the target's own
+      classifier). None: the target acts through `alpha` alone.
+    alignment_params: prefix tree of bools, True where a leaf takes part in the inner product. None: all.
+    alignment_transform: `f(q, losses, batch, axis_name) -> q`, or several, applied in turn before the update of
+      `alpha`. None: as published.
+    contraction: "jvp" or "vmap_grad", see `gradient_alignment`.
+    microbatch_size: for "vmap_grad", rows of Q at a time.
+    alpha_first: True updates `alpha` before the parameters, which then use the new weights (Appendix C and the authors'
+      code). False: Algorithm 1.
+    lookahead: λ, or a schedule of the step: takes g_t at θ - λ (1/B) Σ a_j ∂ℓ_j, where equation 4 takes it at θ.
+      None: as published.
+    axis_name: the axis that the step is mapped over (`jax.shard_map`, `jax.pmap`); batches and `alpha` are then this
+      device's shares, and parameters are the same on every device.
+
+  Returns:
+    `step(state, source_batch, target_batch) -> (state, metrics)`, a pure function. `source_batch` is a mapping with
+    "index", int32 `[B]`, the rows of `alpha`; both batches may hold "mask", bool; the rest is the losses' own, each
+    array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss" (weighted, with the
+    weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its update), "alignment_mean" (of
+    q as it updates `alpha`), "grad_norm" (of g), "target_grad_norm" (of g_t over the leaves that it is needed for).
+    After the step, `model_state` is what the source loss returned; the target loss reads the one before.
+
+  Raises:
+    ValueError: when built, for a contraction that does not exist or a misplaced `microbatch_size`; when traced, for
+      losses that are not one per example, "vmap_grad" with a `model_state`, a missing "index".
+  """
+  alignment_lib.check_contraction(contraction, microbatch_size)
+  transforms = _as_sequence(alignment_transform)
+
+  def step(state: TrainState, source_batch: Any, target_batch: Any) -> tuple[TrainState, Metrics]:
+    if contraction == "vmap_grad" and state.model_state is not None:
+      raise ValueError(
+          "contraction='vmap_grad' with a model_state: layers that couple examples have no per-example gradients; "
+          "use contraction='jvp', or a model without such layers"
+      )
+    source_rng, target_rng = jax.random.split(_step_key(state, axis_name))
+    params = _varying(state.params, axis_name)
+    source_fn = _bind(source_loss, source_batch, source_rng, state.model_state, "source_loss")
+    target_fn = _bind(target_loss, target_batch, target_rng, state.model_state, "target_loss")
+    index, valid, num_valid = _source_rows(source_batch, state.alpha, axis_name)
+    losses, pullback, model_state = jax.vjp(source_fn, params, has_aux=True)
+    losses_shown = jnp.where(valid, losses, 0.0)
+
+    def source_gradient(weights):
+      cotangent = (jnp.where(valid, weights, 0.0) / num_valid).astype(losses.dtype)
+      return _psum(pullback(cotangent)[0], axis_name)
+
+    def target_gradient(at):
+      at = _varying(at, axis_name)
+      leaves = alignment_lib.select(_either(alignment_params, target_params, at), at)
+      mask, count = _target_rows(target_batch, axis_name)
+      mean = lambda leaves: jnp.sum(jnp.where(mask, target_fn(alignment_lib.fill(leaves, at))[0], 0.0)) / count
+      return _psum(jax.value_and_grad(mean)(leaves), axis_name)
+
+    def aligned(direction):
+      direction = _varying(alignment_lib.select(alignment_params, direction), axis_name)
+      if contraction == "vmap_grad":
+        q = alignment_lib.per_example_products(
+            source_loss, params, source_batch, source_rng, direction, microbatch_size
+        )
+      else:
+        q = alignment_lib.directional_derivative(lambda p: source_fn(p)[0], params, direction)
+      q = jnp.where(valid, q, 0.0)
+      for transform in transforms:
+        q = jnp.where(valid, transform(q, losses_shown, {**source_batch, "mask": valid}, axis_name), 0.0)
+      return q
+
+    weights = alpha_lib.read(state.alpha, index, valid, axis_name)
+    gradient = None if alpha_first and lookahead is None else source_gradient(weights)
+    target_point = state.params
+    if lookahead is not None:
+      rate = _at(lookahead, state.step)
+      target_point = jax.tree.map(lambda p, g: p - (rate * g).astype(p.dtype), target_point, gradient)
+    target_mean, g_target = target_gradient(target_point)
+
+    q = aligned(g_target)
+    alpha = alpha_lib.add_and_clip(state.alpha, index, _at(alpha_step_size, state.step) * q, valid, axis_name)
+    new_weights = alpha_lib.read(alpha, index, valid, axis_name)
+    if alpha_first:
+      weights = new_weights
+      gradient = source_gradient(weights)
+    if target_params is not None:
+      gradient = _add(gradient, target_params, g_target)
+
+    mean = lambda values: _psum(jnp.sum(values), axis_name) / num_valid
+    metrics = {
+        "source_loss": mean(weights * losses_shown),
+        "target_loss": target_mean,
+        "alpha_mean": mean(new_weights),
+        "alignment_mean": mean(q),
+        "grad_norm": optax.global_norm(gradient),
+        "target_grad_norm": optax.global_norm(g_target),
+    }
+    state = _descend(state, optimizer, gradient).replace(alpha=alpha, model_state=_pmean(model_state, axis_name))
+    return state, _float32(metrics)
+
+  return step
+
+
+def make_plain_step(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, axis_name: str | None = None
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+  """Builds a step of ordinary training: the mean of one batch's losses, every weight 1, `alpha` left alone.
+
+  Args:
+    loss_fn: `LossFn` of the batch.
+    optimizer: any optax transformation.
+    axis_name: the axis that the step is mapped over, as in `make_train_step`.
+
+  Returns:
+    `step(state, batch) -> (state, metrics)`, a pure function; rows with `mask` False change nothing. `metrics` are
+    float32 scalars "loss" and "grad_norm".
+  """
+
+  def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    loss = _bind(loss_fn, batch, _step_key(state, axis_name), state.model_state, "loss_fn")
+    mask, count = _target_rows(batch, axis_name)
+
+    def mean(params):
+      losses, model_state = loss(params)
+      return jnp.sum(jnp.where(mask, losses, 0.0)) / count, model_state
+
+    (value, model_state), gradient = jax.value_and_grad(mean, has_aux=True)(_varying(state.params, axis_name))
+    value, gradient = _psum((value, gradient), axis_name)
+    metrics = {"loss": value, "grad_norm": optax.global_norm(gradient)}
+    state = _descend(state, optimizer, gradient).replace(model_state=_pmean(model_state, axis_name))
+    return state, _float32(metrics)
+
+  return step
+
+
+def _descend(state, optimizer, gradient):
+  updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+  return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+
+
+def _bind(loss_fn, batch, rng, model_state, name):
+  """Returns `params -> (losses [B], new model_state)` for a loss with or without model state."""
+  batch_size = alignment_lib.batch_size_of(batch)
+
+  def bound(params):
+    result = loss_fn(params, batch, rng) if model_state is None else loss_fn(params, batch, rng, model_state)
+    losses, new_model_state = (result, None) if model_state is None else result
+    alignment_lib.check_losses(losses, batch_size, name)
+    return losses, new_model_state
+
+  return bound
+
+
+def _source_rows(batch, alpha, axis_name):
+  if "index" not in batch:
+    raise ValueError(f"source batch with keys {sorted(batch)}: it needs 'index', int32 [B], the rows of alpha")
+  mask = batch.get("mask", jnp.ones(batch["index"].shape, bool))
+  valid = alpha_lib.valid_rows(batch["index"], mask, alpha, axis_name)
+  return batch["index"], valid, _count(valid, axis_name)
+
+
+def _target_rows(batch, axis_name):
+  mask = batch.get("mask", jnp.ones(alignment_lib.batch_size_of(batch), bool))
+  return mask, _count(mask, axis_name)
+
+
+def _count(mask, axis_name):
+  """Number of unmasked rows of the whole batch, at least 1 so that a batch of padding divides."""
+  return jnp.maximum(_psum(jnp.sum(mask, dtype=jnp.float32), axis_name), 1.0)
+
+
+def _step_key(state, axis_name):
+  key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+  return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
+def _either(alignment_params, target_params, params):
+  """Marks the leaves that the target gradient is needed for; None marks all."""
+  if alignment_params is None or target_params is None:
+    return alignment_params
+  return jax.tree.map(
+      lambda a, t: a or t,
+      jax.tree.broadcast(alignment_params, params),
+      jax.tree.broadcast(target_params, params),
+  )
+
+
+def _add(gradient, mask, other):
+  """Adds the leaves of `other` that `mask` marks to `gradient`."""
+  marked = alignment_lib.select(mask, gradient)
+  summed = jax.tree.map(
+      lambda g, o: None if g is None else g + o.astype(g.dtype), marked, other, is_leaf=lambda leaf: leaf is None
+  )
+  return alignment_lib.fill(summed, gradient)
+
+
+def _at(value, step):
+  return value(step) if callable(value) else value
+
+
+def _as_sequence(transform):
+  if transform is None:
+    return ()
+  return (transform,) if callable(transform) else tuple(transform)
+
+
+def _float32(metrics):
+  return {name: value.astype(jnp.float32) for name, value in metrics.items()}
+
+
+def _psum(tree, axis_name):
+  return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def _pmean(tree, axis_name):
+  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def _varying(tree, axis_name):
+  """Marks replicated values as varying over the axis, so that gradients by them stay each device's own.
+
+  `jax.shard_map` would otherwise sum them over the axis by itself, where `jax.pmap` does not.
+  """
+  if axis_name is None:
+    return tree
+
+  def cast(leaf):
+    try:
+      return jax.lax.pcast(leaf, axis_name, to="varying")
+    except ValueError:  # varying already, or an axis of vmap, which knows no such difference
+      return leaf
+
+  return jax.tree.map(cast, tree)
