@@ -58,6 +58,8 @@ def shard_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]
 
   def sharded(state, *batches):
     batches = [pad_batch(batch, mesh) for batch in batches]
+    if mesh.axis_types[mesh.axis_names.index(AXIS)] is AxisType.Explicit:  # shard_map moves no such array by itself
+      batches = jax.reshard(batches, NamedSharding(mesh, P(AXIS)))
     return map_over_devices(step, mesh, [P(AXIS)] * len(batches))(state, *batches)
 
   return jax.jit(sharded, donate_argnums=0)

@@ -168,7 +168,8 @@ def make_plain_step(
   """
 
   def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-    loss = _bind(loss_fn, batch, _step_key(state, axis_name), state.model_state, "loss_fn")
+    rng, _ = jax.random.split(_step_key(state, axis_name))  # what the source loss of `make_train_step` draws from
+    loss = _bind(loss_fn, batch, rng, state.model_state, "loss_fn")
     mask, count = _target_rows(batch, axis_name)
 
     def mean(params):
@@ -264,7 +265,10 @@ def _psum(tree, axis_name):
 
 
 def _pmean(tree, axis_name):
-  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+  """Means over the axis in each leaf's own dtype: a counter of steps stays an integer."""
+  if axis_name is None:
+    return tree
+  return jax.tree.map(lambda leaf: jax.lax.pmean(leaf, axis_name).astype(leaf.dtype), tree)
 
 
 def _varying(tree, axis_name):

@@ -60,6 +60,7 @@ def get_model(name: str, num_classes: int | Mapping[str, int], **options: Any) -
     representation=representation,
     num_classes=num_classes,
     kernel_init=representation.head_kernel_init,
+    bias_init=getattr(representation, "head_bias_init", nn.initializers.zeros_init()),
     dtype=representation.dtype,
   )
 

@@ -20,13 +20,15 @@ class HeadedNetwork(nn.Module):
     num_classes: an int for one classifier that source and target share (parameters
       `representation`, `classifier`), or `{"source": Ks, "target": Kt}` for two heads (parameters
       `representation`, `source_head`, `target_head`).
-    kernel_init: initializer of the classifiers' kernels; their biases start at 0.
+    kernel_init: initializer of the classifiers' kernels.
+    bias_init: initializer of their biases.
     dtype: dtype of the classifiers' arithmetic; their parameters are float32.
   """
 
   representation: nn.Module
   num_classes: int | Mapping[str, int]
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
   dtype: Any = jnp.float32
 
   def __post_init__(self):
@@ -56,7 +58,7 @@ class HeadedNetwork(nn.Module):
       self.classifier = self._head(self.num_classes)
 
   def _head(self, num_classes):
-    return nn.Dense(num_classes, dtype=self.dtype, kernel_init=self.kernel_init)
+    return nn.Dense(num_classes, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
 
   def __call__(self, x: jax.Array, *, train: bool = False, head: str | None = None) -> jax.Array:
     """Computes logits.

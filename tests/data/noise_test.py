@@ -56,6 +56,13 @@ def test_matrix_rows_are_the_label_frequencies():
   assert found[0][2] == 0 and found[2][2] == 1
 
 
+@pytest.mark.parametrize(("u", "label"), [(0.0, 1), (0.2, 2), (1 - 2.0**-53, 2)])
+def test_matrix_never_draws_what_has_no_probability(monkeypatch, u, label):
+  monkeypatch.setattr(noise.draws, "uniform", lambda count, *_: np.full(count, u))
+  row = [0.0, 0.1, 0.9, 0.0]
+  assert noise.corrupt(np.array([3]), 4, "matrix", 0.0, 0, [row] * 4).tolist() == [label]
+
+
 def test_none_copies_and_input_is_left_alone():
   labels = LABELS.astype(np.int32)
   same = noise.corrupt(labels, 10, "none", 0.0, 0)

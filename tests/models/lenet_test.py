@@ -25,7 +25,8 @@ def test_forward_pass_matches_numpy():
   model = models.get_model("lenet", 10)
   x = jax.random.normal(jax.random.key(1), (2, 28, 28, 1))
   params = _jit(model.init)(jax.random.key(0), x)["params"]
-  params = jax.tree.map(lambda p: p - 0.01, params)  # No bias is 0.
+  rng = np.random.default_rng(0)  # No bias is 0, and units of both signs reach every ReLU.
+  params = jax.tree.map(lambda p: p + rng.normal(0, 0.02, p.shape).astype(np.float32), params)
   logits = model.apply({"params": params}, x)
 
   exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)

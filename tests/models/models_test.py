@@ -57,11 +57,29 @@ def test_bfloat16_reaches_neither_parameters_nor_logits(name, num_classes):
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
   assert logits.dtype == jnp.float32
 
-  exact, _, _ = _small(name, num_classes)
+  exact = models.get_model(name, num_classes, **SMALL[name][1])
   reference = _apply(exact)(variables, x, head=head)
   np.testing.assert_allclose(logits, reference, atol=0.05 * np.abs(reference).max())
   assert np.any(logits != reference)  # The arithmetic really was coarser.
-  assert np.all(logits == logits.astype(jnp.bfloat16))  # Up to and in the last layer.
+
+
+@pytest.mark.parametrize(
+  ("name", "options"),
+  [("mlp", {}), ("cifar_quick", {}), ("lenet", {})]
+  + [("resnet", {"norm": norm}) for norm in ("group", "batch", "none")],
+)
+def test_every_layer_computes_in_bfloat16(name, options):
+  shape, defaults = SMALL[name]
+  model = models.get_model(name, 10, dtype="bfloat16", **defaults | options)
+
+  def forward(rng, x):
+    _, captured = model.apply(model.init(rng, x), x, capture_intermediates=True)
+    layers = captured["intermediates"]
+    return layers["representation"], layers["classifier"]
+
+  x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+  outputs = jax.eval_shape(forward, jax.random.key(0), x)
+  assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -76,7 +94,7 @@ def test_examples_do_not_influence_each_other(name):
 def test_lists_and_dtype_objects_are_accepted():
   model = models.get_model("mlp", 2, hidden=[5, 4], dtype=jnp.bfloat16)
   assert model.representation.hidden == (5, 4)
-  assert model.dtype == jnp.bfloat16
+  assert model == models.get_model("mlp", 2, hidden=(5, 4), dtype="bfloat16")
 
 
 def test_equal_requests_give_equal_modules():
