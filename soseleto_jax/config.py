@@ -1,7 +1,9 @@
 """The fields of an experiment's config, their defaults, and the checks before a run."""
 
+import difflib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -62,6 +64,34 @@ def default_config() -> ConfigDict:
           steps_per_call=0,  # 0: 1 on CPU, 20 on GPU and TPU
       )
   )
+
+
+def parse_argument(argument: str | None, **defaults: Any) -> ConfigDict:
+  """Reads what follows the colon of `--config=FILE:name=value,switch`.
+
+  Args:
+    argument: the text, or None.
+    **defaults: the names that the file knows, with their values; these also give the types. A bool may be named alone.
+
+  Raises:
+    ValueError: a name that the file does not know, or a value of another type.
+
+  >>> dict(parse_argument("noise=0.4,small", noise=0.3, small=False, paper=False))
+  {'noise': 0.4, 'paper': False, 'small': True}
+  """
+  values = dict(defaults)
+  for part in filter(None, (argument or "").split(",")):
+    name, _, text = part.partition("=")
+    if name not in defaults:
+      close = difflib.get_close_matches(name, defaults, n=1)
+      hint = f"; did you mean {close[0]!r}?" if close else ""
+      raise ValueError(f"config argument {name!r} is unknown; valid are {', '.join(defaults)}{hint}")
+    kind = type(defaults[name])
+    try:
+      values[name] = {"": True, "true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError) as error:
+      raise ValueError(f"config argument {part!r}: {name} is a {kind.__name__}, such as {defaults[name]}") from error
+  return ConfigDict(values)
 
 
 def validate(config: ConfigDict) -> None:

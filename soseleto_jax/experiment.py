@@ -62,7 +62,12 @@ class Experiment:
         config.eval_batch_size,
         self._mesh,
     )
-    self._data = {name: self._put(getattr(task, name)) for name in ("source", "target", "validation", "test")}
+    sets = {name: getattr(task, name) for name in ("source", "target", "validation", "test")}
+    self._data = {
+        name: self._put({"x": examples["x"], "label": examples["label"]})  # never true_label
+        for name, examples in sets.items()
+        if examples is not None
+    }
     self._dispatch = functools.cache(self._compile)
 
   def initial_state(self) -> TrainState:
@@ -105,7 +110,7 @@ class Experiment:
     """Returns accuracy and loss on validation (if there is one) and test, and what `alpha` shows by now."""
     record = {}
     for name in ("validation", "test"):
-      if self._data[name] is not None:
+      if name in self._data:
         values = self._evaluator(state.params, state.model_state, self._data[name])
         record |= {f"{name}_{key}": value for key, value in values.items()}
     return record | self.alpha_statistics(self.alpha(state))
@@ -121,7 +126,7 @@ class Experiment:
     return metrics_lib.detection(alpha, self.task.source["label"] != self.task.source["true_label"])
 
   def _put(self, tree):
-    return None if tree is None else jax.device_put(tree, self._replicated)
+    return jax.device_put(tree, self._replicated)
 
   def _steps_per_call(self):
     # Convolutions in a loop are slow on CPU, where a dispatch costs nothing beside them.

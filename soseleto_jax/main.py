@@ -42,7 +42,7 @@ def main(argv):
   workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config_file.stem)
   try:
     result = train_and_evaluate(_CONFIG.value, workdir)
-  except (ValueError, FloatingPointError, RuntimeError) as error:
+  except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
     raise SystemExit(f"error: {error}") from error
   rows = [(label, form.format(result.summary[key])) for key, (label, form) in _ROWS.items() if key in result.summary]
   width = max(len(label) for label, _ in rows)

@@ -121,9 +121,9 @@ def make_train_step(
       return q
 
     weights = alpha_lib.read(state.alpha, index, valid, axis_name)
-    gradient = None if alpha_first and lookahead is None else source_gradient(weights)
     target_point = state.params
     if lookahead is not None:
+      gradient = source_gradient(weights)
       rate = _at(lookahead, state.step)
       target_point = jax.tree.map(lambda p, g: p - (rate * g).astype(p.dtype), target_point, gradient)
     target_mean, g_target = target_gradient(target_point)
@@ -133,7 +133,9 @@ def make_train_step(
     new_weights = alpha_lib.read(alpha, index, valid, axis_name)
     if alpha_first:
       weights = new_weights
-      gradient = source_gradient(weights)
+    if alpha_first or lookahead is None:
+      # Waiting for q makes XLA run the tangent pass beside the forward pass and not keep both passes' arrays to the end.
+      gradient = source_gradient(jnp.where(jnp.isnan(q), jnp.nan, weights))
     if target_params is not None:
       gradient = _add(gradient, target_params, g_target)
 
