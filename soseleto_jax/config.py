@@ -36,7 +36,7 @@ def default_config() -> ConfigDict:
           target_balanced=False,  # target batches drawn class by class
           flip_source=False,  # mirror each source image with probability 1/2
           num_epochs=20,  # passes over the source; the other methods take as many steps
-          finetune_epochs=5,  # of "finetune": on the target, after num_epochs on the source
+          finetune_epochs=5.0,  # of "finetune": on the target, after num_epochs on the source
           finetune_learning_rate=1e-3,
           optimizer=dict(
               name="sgd",

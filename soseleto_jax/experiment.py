@@ -34,6 +34,7 @@ class Experiment:
 
   def __init__(self, config: ConfigDict, task: Task):
     """Builds the network and puts the data on the devices; compiles nothing yet."""
+    _check_fit(config, task)
     self.config, self.task = config, task
     self._mesh = sharding.make_mesh()
     self._samplers = {
@@ -167,3 +168,16 @@ class Experiment:
 
     mapped = sharding.map_over_devices(several, self._mesh, (P(), P(None, sharding.AXIS)))
     return jax.jit(mapped, donate_argnums=0)
+
+
+def _check_fit(config, task):
+  if task.shared_classes != config.data.shared_classes:
+    raise ValueError(
+        f"config.data.shared_classes={config.data.shared_classes} but task.shared_classes={task.shared_classes}: "
+        "give the config the task's"
+    )
+  if config.flip_source and task.source["x"].ndim != 4:
+    raise ValueError(
+        f"config.flip_source=True but source x has shape {task.source['x'].shape}; only images [N, H, W, C] can be "
+        "mirrored, so leave it False"
+    )

@@ -145,8 +145,8 @@ def make_train_step(
         "target_loss": target_mean,
         "alpha_mean": mean(new_weights),
         "alignment_mean": mean(q),
-        "grad_norm": optax.global_norm(gradient),
-        "target_grad_norm": optax.global_norm(g_target),
+        "grad_norm": optax.tree.norm(gradient),
+        "target_grad_norm": optax.tree.norm(g_target),
     }
     state = _descend(state, optimizer, gradient).replace(alpha=alpha, model_state=_pmean(model_state, axis_name))
     return state, _float32(metrics)
@@ -180,7 +180,7 @@ def make_plain_step(
 
     (value, model_state), gradient = jax.value_and_grad(mean, has_aux=True)(_varying(state.params, axis_name))
     value, gradient = _psum((value, gradient), axis_name)
-    metrics = {"loss": value, "grad_norm": optax.global_norm(gradient)}
+    metrics = {"loss": value, "grad_norm": optax.tree.norm(gradient)}
     state = _descend(state, optimizer, gradient).replace(model_state=_pmean(model_state, axis_name))
     return state, _float32(metrics)
 

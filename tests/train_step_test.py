@@ -53,8 +53,7 @@ def _garbage(batch, rows, number_of_rows):
 # Masks, indices, repeated rows, bounds.
 
 
-@CONTRACTIONS
-@pytest.mark.parametrize("alpha_first", [False, True])
+@pytest.mark.parametrize("contraction, alpha_first", [("jvp", False), ("vmap_grad", True)])
 def test_masked_rows_change_no_bit(contraction, alpha_first):
   optimizer = optax.adam(0.1)
   step = jax.jit(
@@ -101,17 +100,17 @@ def test_a_batch_of_masked_rows_alone_is_no_nan():
 
 
 @CONTRACTIONS
-@pytest.mark.parametrize("impossible", [-1, -N, -N - 1, N, N + 5, 2**31 - 1])
-def test_impossible_indices_act_as_masked(contraction, impossible):
+def test_impossible_indices_act_as_masked(contraction):
   optimizer = optax.sgd(0.3, momentum=0.9)
   step = problems.jit(_step(optimizer, contraction=contraction))
   source, target = _source(), _target()
-  outside, masked = source["index"].copy(), source["mask"].copy()
-  outside[2], masked[2] = impossible, False
-  problems.assert_same_bits(
-      step(_state(optimizer), {**source, "index": outside}, target),
-      step(_state(optimizer), {**source, "mask": masked}, target),
-  )
+  masked = source["mask"].copy()
+  masked[2] = False
+  expected = step(_state(optimizer), {**source, "mask": masked}, target)
+  for impossible in (-1, -N, -N - 1, N, N + 5, 2**31 - 1, -(2**31)):
+    outside = source["index"].copy()
+    outside[2] = impossible
+    problems.assert_same_bits(step(_state(optimizer), {**source, "index": outside}, target), expected)
 
 
 @CONTRACTIONS
@@ -162,16 +161,21 @@ def test_alpha_stays_in_its_bounds(alpha_step_size):
 # What the step reduces to, and what drives it.
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("loss", [problems.tanh_loss(), problems.drawing_loss], ids=["fixed", "drawing"])
-@pytest.mark.parametrize("make_optimizer", [lambda: optax.sgd(0.1, 0.9), lambda: optax.adamw(0.05)])
-@CONTRACTIONS
-def test_weights_of_1_that_stay_are_plain_training(contraction, make_optimizer, loss, masked):
-  optimizer = make_optimizer()
-  step = jax.jit(make_train_step(loss, loss, optimizer, alpha_step_size=0.0, contraction=contraction))
-  plain_step = jax.jit(make_plain_step(loss, optimizer))
+@pytest.mark.parametrize(
+    "contraction, optimizer, loss, masked, jit",
+    [
+        ("jvp", optax.sgd(0.1, 0.9), problems.tanh_loss(), False, jax.jit),
+        ("jvp", optax.adamw(0.05), problems.tanh_loss(), True, jax.jit),
+        ("vmap_grad", optax.adamw(0.05), problems.tanh_loss(), False, jax.jit),
+        ("jvp", optax.sgd(0.1), problems.drawing_loss, False, problems.jit),
+    ],
+)
+def test_weights_of_1_that_stay_are_plain_training(contraction, optimizer, loss, masked, jit):
+  """Bit for bit, with 8 or 4 rows: XLA may move a factor 1/B, which no power of two shows."""
+  step = jit(make_train_step(loss, loss, optimizer, alpha_step_size=0.0, contraction=contraction))
+  plain_step = jit(make_plain_step(loss, optimizer))
 
-  @jax.jit
+  @jit
   def by_hand(params, opt_state, batch, step):
     key = jax.random.split(jax.random.fold_in(jax.random.key(3), step))[0]
 
@@ -185,7 +189,7 @@ def test_weights_of_1_that_stay_are_plain_training(contraction, make_optimizer, 
   state = plain = _state(optimizer, alpha_init=1.0, seed=3)
   params, opt_state = state.params, state.opt_state
   for seed in range(5):
-    source = _source(seed, 8, mask=np.arange(8) < (5 if masked else 8))
+    source = _source(seed, 8, mask=np.arange(8) < (4 if masked else 8))
     if not masked:
       del source["mask"]
     params, opt_state = by_hand(params, opt_state, source, state.step)
@@ -292,7 +296,6 @@ def test_transforms_chain_and_see_the_batch():
   q = (np.asarray(plain(before, source, _target())[0].alpha) - 0.5)[source["index"]] / 0.01
   losses = np.asarray(problems.tanh_loss()(before.params, source, None))
   for transforms, expected in (
-      (double, 2 * q),
       ([double, add_loss], 2 * q + losses * tag),
       ((add_loss, double), 2 * (q + losses * tag)),
   ):
@@ -315,17 +318,16 @@ def test_metrics_are_float32_scalars():
 
 
 @CONTRACTIONS
-@pytest.mark.parametrize("optimizer", [optax.sgd(0.7), optax.adam(0.1)], ids=["sgd", "adam"])
-def test_lookahead_is_the_gradient_by_alpha(x64, contraction, optimizer):
+def test_lookahead_is_the_gradient_by_alpha(x64, contraction):
   """q = -(B / λ) ∂/∂α L_t(θ - λ (1/B) Σ α_j ∂ℓ_j), by reverse mode through the step and by finite differences."""
   rate, size, tiny = 0.7, 6, 1e-4
+  optimizer = optax.sgd(rate)
   loss = problems.tanh_loss()
   params = problems.tanh_params(dtype=float)
   source, target = (problems.batch(seed, size, dtype=float) for seed in (1, 2))
   source["index"] = problems.index(1, size, N)
   weights = np.random.default_rng(2).uniform(0.2, 0.8, size)
 
-  @problems.jit
   def target_loss(weights):
     weighted = lambda params: weights @ loss(params, source, None) / size
     inner = jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(weighted)(params))
@@ -337,7 +339,8 @@ def test_lookahead_is_the_gradient_by_alpha(x64, contraction, optimizer):
   after, metrics = problems.jit(step)(state, source, target)
   q = (np.asarray(after.alpha) - np.asarray(state.alpha))[source["index"]] / tiny
 
-  np.testing.assert_allclose(q, -size / rate * jax.grad(target_loss)(weights), rtol=1e-8)
+  gradient, target_loss = problems.jit(jax.grad(target_loss)), problems.jit(target_loss)
+  np.testing.assert_allclose(q, -size / rate * gradient(weights), rtol=1e-8)
   h = 1e-5
   slopes = [(target_loss(weights + h * row) - target_loss(weights - h * row)) / (2 * h) for row in np.eye(size)]
   np.testing.assert_allclose(q, -size / rate * np.array(slopes), rtol=1e-6, atol=1e-9)
@@ -369,12 +372,10 @@ def test_source_and_target_draw_differently():
   assert metrics["source_loss"] != metrics["target_loss"]
 
 
-@CONTRACTIONS
-def test_vmap_over_seeds_equals_separate_runs(contraction):
+@pytest.mark.parametrize("contraction, loss", [("jvp", problems.drawing_loss), ("vmap_grad", problems.tanh_loss())])
+def test_vmap_over_seeds_equals_separate_runs(contraction, loss):
   optimizer = optax.adam(0.05)
-  step = make_train_step(
-      problems.drawing_loss, problems.drawing_loss, optimizer, alpha_step_size=0.3, contraction=contraction
-  )
+  step = make_train_step(loss, loss, optimizer, alpha_step_size=0.3, contraction=contraction)
   seeds = jnp.arange(3)
   params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(problems.tanh_params(int(seed)) for seed in seeds))
   batches = [(_source(seed), _target(seed)) for seed in range(3)]
@@ -392,13 +393,6 @@ def test_vmap_over_seeds_equals_separate_runs(contraction):
       state, state_metrics = single(state, source, target)
     one = lambda tree, seed=seed: jax.tree.map(lambda leaf: leaf[seed], tree)
     problems.assert_close((one(states), one(metrics)), (state, state_metrics), rtol=1e-4, atol=1e-5)
-
-
-def test_jit_changes_nothing():
-  optimizer = optax.sgd(0.1, 0.9)
-  step = _step(optimizer, lookahead=0.1)
-  args = _state(optimizer), _source(), _target()
-  problems.assert_close(step(*args), jax.jit(step)(*args))
 
 
 @CONTRACTIONS

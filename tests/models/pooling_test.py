@@ -22,11 +22,11 @@ def test_windows_start_at_0_and_reach_past_the_far_edge(window, stride, size, dt
   assert result.shape == (2, len(steps[0]), len(steps[1]), 3)
 
 
-def test_gradient_goes_to_the_maximum_and_ties_share_it():
+def test_gradient_goes_to_the_maximum_and_to_one_of_those_that_tie():
   x = jnp.array([[1.0, 2.0, 5.0, 0.0], [3.0, 0.0, 5.0, 5.0]])[None, :, :, None]
   grad = jax.grad(lambda x: jnp.sum(max_pool(x, window=2, stride=2)))(x)[0, :, :, 0]
   np.testing.assert_array_equal(grad[:, :2], [[0, 0], [1, 0]])
-  assert grad[:, 2:].sum() == 1 and np.all(grad[:, 2:][x[0, :, 2:, 0] == 5] > 0)
+  assert grad[:, 2:].sum() == 1 and grad[:, 2:].max() == 1 and grad[0, 3] == 0
   tangents = jnp.arange(8.0).reshape(x.shape)
   _, forward = jax.jvp(lambda x: jnp.sum(max_pool(x, window=2, stride=2)), (x,), (tangents,))
   np.testing.assert_allclose(forward, jnp.vdot(grad, tangents[0, :, :, 0]))

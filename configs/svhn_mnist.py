@@ -1,0 +1,39 @@
+"""wip"""
+
+from soseleto_jax.config import default_config, parse_argument
+
+
+def get_config(argument=None):
+  """Returns the experiment; see the module's docstring."""
+  arg = parse_argument(argument, num_target=25, source_classes="0-4", runlocal=False)
+  first, last = (int(digit) for digit in arg.source_classes.split("-"))
+  config = default_config()
+  config.name = f"SVHN {arg.source_classes} to MNIST 5-9 with {arg.num_target} target images"
+  config.data.shared_classes = False
+  config.data.source.update(
+      dataset="svhn_cropped",
+      classes=tuple(range(first, last + 1)),
+      num_examples=2000 if arg.runlocal else 0,
+      grayscale=True,
+      size=28,
+      normalization="fixed",
+      mean=(0.444,),
+      std=(0.175,),
+  )
+  config.data.target.update(
+      dataset="mnist",
+      classes=(5, 6, 7, 8, 9),
+      num_examples=arg.num_target,
+      num_validation=1000,
+      normalization="fixed",
+      mean=(0.1307,),
+      std=(0.3081,),
+  )
+  config.flip_source = True
+  config.model = dict(name="lenet", dtype="float32")
+  config.batch_size = 32
+  config.target_batch_size = 10
+  config.num_epochs = 1 if arg.runlocal else 5
+  config.optimizer.update(learning_rate=1e-2, momentum=0.0)
+  config.alpha.update(init=0.5, step_size=0.1)
+  return config

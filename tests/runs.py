@@ -1,0 +1,90 @@
+"""Tiny experiments that the tests of the trainer share."""
+
+import contextlib
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from soseleto_jax import sharding
+from soseleto_jax.config import default_config
+from soseleto_jax.data.task import from_arrays
+
+NUM_SOURCE, BATCH_SIZE, STEPS_PER_EPOCH = 41, 13, 4  # neither divides by 8, nor the one by the other
+NUM_TARGET, NUM_VALIDATION, NUM_TEST = 12, 10, 23
+CLASSES, TARGET_CLASSES = 3, 4  # the latter where the classes are not shared
+
+
+def make_config(**fields):
+  """The smallest experiment that uses momentum, decay and a schedule; fields by their dotted names."""
+  config = default_config()
+  config.model.hidden = (4,)
+  config.update_from_flattened_dict(
+      {
+          "batch_size": BATCH_SIZE,
+          "target_batch_size": 5,
+          "num_epochs": 2,
+          "eval_batch_size": 9,
+          "finetune_epochs": 1.0,
+          "finetune_learning_rate": 0.05,
+          "optimizer.learning_rate": 0.1,
+          "optimizer.weight_decay": 1e-2,
+          "optimizer.schedule": "cosine",
+          "alpha.step_size": 0.1,
+      }
+      | {name.replace("__", "."): value for name, value in fields.items()}
+  )
+  return config
+
+
+def make_task(*, shape=(5,), shared=True, true_label=True, seed=0, **options):
+  """Points (or uint8 images) around one centre for each class; the first 12 source labels are wrong."""
+  rng = np.random.default_rng(seed)
+  classes = CLASSES if shared else TARGET_CLASSES
+  centers = 2 * rng.normal(size=(max(classes, CLASSES), *shape))
+
+  def examples(count, classes):
+    label = np.arange(count) % classes
+    x = centers[label] + rng.normal(size=(count, *shape))
+    return (x if len(shape) == 1 else np.clip(128 + 30 * x, 0, 255).astype(np.uint8)), label
+
+  source_x, right = examples(NUM_SOURCE, CLASSES)
+  label = np.where(np.arange(NUM_SOURCE) < 12, (right + 1) % CLASSES, right)
+  target, validation, test = (examples(count, classes) for count in (NUM_TARGET, NUM_VALIDATION, NUM_TEST))
+  return from_arrays(
+      source_x,
+      label,
+      *target,
+      *test,
+      validation=validation,
+      true_label=right if true_label else None,
+      shared_classes=shared,
+      **options,
+  )
+
+
+def use_devices(monkeypatch, count):
+  """Lets experiments run on the first `count` devices only."""
+  make_mesh = sharding.make_mesh
+  monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:count]))
+
+
+@contextlib.contextmanager
+def compiled_once(folder):
+  """Keeps compiled programs in a folder, so that an experiment that is started again need not compile again."""
+  options = {
+      "jax_compilation_cache_dir": str(folder),
+      "jax_persistent_cache_min_compile_time_secs": 0.0,
+      "jax_persistent_cache_min_entry_size_bytes": -1,
+      "jax_disable_most_optimizations": True,
+  }
+  before = {name: jax.config._read(name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()

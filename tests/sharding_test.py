@@ -1,0 +1,320 @@
+"""8 devices compute what one does, however the step is mapped over them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from soseleto_jax import (
+    TrainState,
+    center_by_class,
+    init_train_state,
+    make_mesh,
+    make_plain_step,
+    make_train_step,
+    shard_train_state,
+    shard_train_step,
+    standardize,
+)
+from tests import problems
+
+D = 8
+N, B, T = 13, 11, 5  # 8 divides none of them
+PADDED_N = 16
+
+
+class _Cnn(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.Conv(3, (3, 3))(x))
+    x = nn.tanh(nn.Conv(4, (3, 3), strides=2)(x))
+    return nn.Dense(problems.CLASSES)(x.reshape(x.shape[0], -1))
+
+
+def _cnn_loss(params, batch, rng):
+  logits = _Cnn().apply({"params": params}, batch["x"])
+  return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+
+
+def _network(name):
+  """Loss, parameters and the shape of an input."""
+  if name == "mlp":
+    return problems.tanh_loss(), problems.tanh_params(), (problems.FEATURES,)
+  shape = (6, 6, 2)
+  return _cnn_loss, problems.jit(_Cnn().init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"], shape
+
+
+def _foreign_index(seed):
+  """Rows of `alpha`, two of them the same, none on the device of the example that owns it."""
+  device = np.arange(B) // (PADDED_N // D)
+  rng = np.random.default_rng(seed)
+  while True:
+    index = rng.permutation(N)[:B].astype(np.int32)
+    index[B - 1] = index[0]
+    if np.all(index // (PADDED_N // D) != device):
+      return index
+
+
+def _batches(shape, steps=3):
+  for seed in range(steps):
+    yield problems.batch(seed, B, shape=shape, index=_foreign_index(seed)), problems.batch(10 + seed, T, shape=shape)
+
+
+def _padded(batch, size):
+  """What a caller does who maps the step himself: copies of row 0 under a mask."""
+  count = len(batch["label"])
+  rows = np.where(np.arange(size) < count, np.arange(size), 0)
+  return {name: value[rows] for name, value in batch.items()} | {"mask": np.arange(size) < count}
+
+
+def _specs(axis):
+  return TrainState(step=P(), params=P(), opt_state=P(), alpha=P(axis), model_state=P(), seed=P())
+
+
+# Each makes `step` for one way to map over devices: axis name of the step, placement of a state, and the mapped step.
+
+
+def _by_shard_train_step(make_step):
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  return problems.jit(shard_train_step(make_step("data"), mesh)), lambda state: shard_train_state(state, mesh)
+
+
+def _by_own_shard_map(check_vma):
+  def wrap(make_step):
+    devices = np.asarray(jax.devices("cpu")[:D]).reshape(D // 2, 2)
+    mesh = Mesh(devices, ("rows", "model"), axis_types=(AxisType.Auto,) * 2)
+    split = P(("rows", "model"))
+    specs = _specs(("rows", "model"))
+    mapped = jax.shard_map(
+        make_step(("rows", "model")),
+        mesh=mesh,
+        in_specs=(specs, split, split),
+        out_specs=(specs, P()),
+        check_vma=check_vma,
+    )
+    return _padding(problems.jit(mapped)), _pad_alpha
+
+  return wrap
+
+
+def _by_pmap(make_step):
+  axes = jax.tree.map(lambda spec: 0 if spec == P("i") else None, _specs("i"), is_leaf=lambda x: isinstance(x, P))
+  devices = jax.devices("cpu")[:D]
+  mapped = jax.pmap(make_step("i"), axis_name="i", in_axes=(axes, 0, 0), out_axes=(axes, None), devices=devices)
+  mapped = problems.jit(mapped)
+
+  def step(state, *batches):
+    cut = lambda leaf: leaf.reshape(D, -1, *leaf.shape[1:])
+    state, metrics = mapped(state.replace(alpha=cut(state.alpha)), *jax.tree.map(cut, batches))
+    return state.replace(alpha=state.alpha.reshape(-1)), metrics
+
+  return _padding(step), _pad_alpha
+
+
+def _padding(step):
+  return lambda state, source, target: step(state, _padded(source, 2 * D), _padded(target, D))
+
+
+def _pad_alpha(state):
+  return state.replace(alpha=jnp.pad(state.alpha, (0, PADDED_N - N)))
+
+
+MAPPINGS = {
+    "shard_train_step": _by_shard_train_step,
+    "shard_map": _by_own_shard_map(check_vma=True),
+    "shard_map_unchecked": _by_own_shard_map(check_vma=False),
+    "pmap": _by_pmap,
+}
+
+
+def _compare(mapping, network="mlp", **options):
+  loss, params, shape = _network(network)
+  optimizer = optax.adam(0.03)
+
+  def make_step(axis_name):
+    return make_train_step(loss, loss, optimizer, alpha_step_size=0.3, axis_name=axis_name, **options)
+
+  alpha = np.random.default_rng(5).uniform(size=N).astype(np.float32)
+  single = init_train_state(params, optimizer, N, alpha_init=alpha)
+  single_step = problems.jit(make_step(None))
+  step, place = MAPPINGS[mapping](make_step)
+  state = place(single)
+  for source, target in _batches(shape):
+    state, metrics = step(state, source, target)
+    single, single_metrics = single_step(single, source, target)
+    assert np.all(np.asarray(state.alpha)[N:] == 0)
+    problems.assert_close(
+        (state.replace(alpha=state.alpha[:N]), metrics), (single, single_metrics), rtol=1e-4, atol=1e-5
+    )
+  moved = np.abs(np.asarray(single.alpha) - alpha)
+  assert np.sum(moved > 0.01) > N // 2
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
+def test_8_devices_equal_1(mapping, contraction):
+  _compare(mapping, contraction=contraction)
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_8_devices_equal_1_with_every_option(mapping):
+  _compare(
+      mapping,
+      contraction="vmap_grad",
+      microbatch_size=1,
+      alpha_first=True,
+      lookahead=0.3,
+      target_params={"w": False, "b": False, "classifier": True},
+      alignment_params={"w": True, "b": False, "classifier": True},
+      alignment_transform=[center_by_class(problems.CLASSES), standardize()],
+  )
+
+
+@pytest.mark.parametrize(
+    "mapping, contraction",
+    [("shard_train_step", "jvp"), ("shard_train_step", "vmap_grad"), ("shard_map_unchecked", "vmap_grad")],
+)
+def test_8_devices_equal_1_for_a_cnn(mapping, contraction):
+  _compare(mapping, "cnn", contraction=contraction)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        lambda devices: jax.make_mesh((8,), ("data",), devices=devices),
+        lambda devices: jax.make_mesh((2, 4), ("model", "data"), devices=devices),
+        lambda devices: jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices),
+        lambda devices: make_mesh(devices[:3]),
+    ],
+    ids=["explicit", "two_axes_explicit", "two_axes_auto", "3_devices"],
+)
+def test_any_mesh_with_an_axis_data(mesh):
+  """Whatever `jax.make_mesh` makes of its axes, and however the caller has placed his batches."""
+  mesh = mesh(jax.devices("cpu")[:D])
+  optimizer = optax.sgd(0.1)
+  make_step = lambda axis_name: make_train_step(
+      problems.tanh_loss(), problems.tanh_loss(), optimizer, alpha_step_size=0.3, axis_name=axis_name
+  )
+  single = init_train_state(problems.tanh_params(), optimizer, N)
+  step, single_step = problems.jit(shard_train_step(make_step("data"), mesh)), problems.jit(make_step(None))
+  state = shard_train_state(single, mesh)
+  (source, target), (placed_source, placed_target) = _batches((problems.FEATURES,), steps=2)
+  state, _ = step(state, source, target)
+  single, _ = single_step(single, source, target)
+  state, _ = step(state, jax.device_put(placed_source, NamedSharding(mesh, P())), placed_target)
+  single, _ = single_step(single, placed_source, placed_target)
+  assert state.alpha.sharding == NamedSharding(mesh, P("data"))
+  np.testing.assert_allclose(np.asarray(state.alpha)[:N], single.alpha, rtol=1e-4, atol=1e-5)
+  problems.assert_close(state.params, single.params, rtol=1e-4)
+
+
+def _sharded(loss=None, optimizer=None, **options):
+  loss, optimizer = loss or problems.tanh_loss(), optimizer or optax.adam(0.1)
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  step = make_train_step(loss, loss, optimizer, alpha_step_size=0.3, axis_name="data")
+  return init_train_state(problems.tanh_params(), optimizer, N, **options), mesh, shard_train_step(step, mesh)
+
+
+def test_shardings_stay_and_copies_survive_donation():
+  before, mesh, step = _sharded()
+  as_numpy = jax.tree.map(np.array, before)
+  first, second = shard_train_state(before, mesh), shard_train_state(as_numpy, mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, first)
+  assert shardings.alpha == NamedSharding(mesh, P("data"))
+  assert [shard.data.shape for shard in first.alpha.addressable_shards] == [(PADDED_N // D,)] * D
+  assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(first.replace(alpha=None)))
+  problems.assert_same_bits(first, second)
+
+  source, target = next(_batches((problems.FEATURES,)))
+  state = first
+  for _ in range(2):
+    state, _ = step(state, source, target)
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
+  assert first.alpha.is_deleted() and first.params["w"].is_deleted()
+  problems.assert_same_bits(before, as_numpy)
+  problems.assert_same_bits(second, shard_train_state(before, mesh))
+
+  # The same where nothing needs padding or moving: one device.
+  mesh = make_mesh(jax.devices("cpu")[:1])
+  donated = shard_train_state(before, mesh)
+  jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)(donated)
+  assert donated.alpha.is_deleted()
+  problems.assert_same_bits(before, as_numpy)
+
+
+def test_rows_that_own_no_weight_are_masked():
+  """Negative indices, and those past the padding; `alpha` elsewhere keeps its bits."""
+  before, mesh, step = _sharded()
+  step = problems.jit(step)
+  source, target = next(_batches((problems.FEATURES,)))
+  outside, mask = source["index"].copy(), np.ones(B, bool)
+  outside[:4], mask[:4] = [-1, PADDED_N, -PADDED_N, 2**31 - 1], False
+  result = step(shard_train_state(before, mesh), {**source, "index": outside}, target)
+  problems.assert_same_bits(result, step(shard_train_state(before, mesh), {**source, "mask": mask}, target))
+  kept = np.setdiff1d(np.arange(PADDED_N), outside)
+  problems.assert_same_bits(np.asarray(result[0].alpha)[kept], np.pad(before.alpha, (0, 3))[kept])
+
+
+def test_one_compilation_for_short_batches_under_a_mask():
+  traces = []
+
+  def loss(*args):
+    traces.append(None)
+    return problems.tanh_loss()(*args)
+
+  before, mesh, step = _sharded(loss)
+  state, counts = shard_train_state(before, mesh), []
+  for size, (source, target) in zip((B, B, 2), _batches((problems.FEATURES,)), strict=True):
+    state, _ = step(state, {**source, "mask": np.arange(B) < size}, target)
+    counts.append(len(traces))
+  assert counts[0] > 0 and len(set(counts)) == 1
+
+
+def test_model_state_is_averaged_in_its_own_dtype():
+  """A counter stays an integer, and statistics become the mean of the devices'."""
+
+  def loss(params, batch, rng, model_state):
+    new_state = {"mean": jnp.mean(batch["x"]), "calls": model_state["calls"] + 1}
+    return problems.tanh_loss()(params, batch, rng), new_state
+
+  before, mesh, step = _sharded(loss, model_state={"mean": jnp.float32(0), "calls": jnp.int32(4)})
+  source, target = (problems.batch(seed, 2 * D) for seed in (0, 1))
+  source["index"] = np.arange(2 * D, dtype=np.int32) % N
+  state, _ = problems.jit(step)(shard_train_state(before, mesh), source, target)
+  np.testing.assert_allclose(state.model_state["mean"], np.mean(source["x"]), rtol=1e-4)
+  problems.assert_same_bits(state.model_state["calls"], np.int32(5))
+  assert state.model_state["mean"].sharding.is_fully_replicated
+
+
+def test_every_device_draws_for_itself():
+  def draw(params, batch, rng):
+    return jax.random.uniform(rng, batch["label"].shape) + 0 * params
+
+  optimizer = optax.sgd(0.1)
+  mesh = make_mesh(jax.devices("cpu")[:2])
+  keep = lambda q, losses, batch, axis_name: losses  # alpha moves by the losses that were drawn
+  step = make_train_step(draw, draw, optimizer, alpha_step_size=1.0, alignment_transform=keep, axis_name="data")
+  state = init_train_state(jnp.float32(0), optimizer, 4, alpha_init=0.0, seed=1)
+  batch = {"label": np.zeros(4, np.int32), "index": np.arange(4, dtype=np.int32)}
+  state, _ = problems.jit(shard_train_step(step, mesh))(shard_train_state(state, mesh), batch, batch)
+  assert len(set(np.asarray(state.alpha).tolist())) == 4
+
+
+def test_plain_step_on_8_devices():
+  optimizer = optax.adam(0.1)
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  single = init_train_state(problems.tanh_params(), optimizer, N)
+  step = make_plain_step(problems.tanh_loss(), optimizer, axis_name="data")
+  step = problems.jit(shard_train_step(step, mesh))
+  state, single_step = shard_train_state(single, mesh), problems.jit(make_plain_step(problems.tanh_loss(), optimizer))
+  for seed in range(2):
+    batch = problems.batch(seed, B)
+    state, metrics = step(state, batch)
+    single, single_metrics = single_step(single, batch)
+    problems.assert_close(
+        (state.replace(alpha=state.alpha[:N]), metrics), (single, single_metrics), rtol=1e-4, atol=1e-5
+    )

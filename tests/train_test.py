@@ -1,0 +1,518 @@
+"""Whole runs: exact resume, signals, refusals, and the folder that a run leaves."""
+
+import contextlib
+import csv
+import itertools
+import json
+import os
+import pathlib
+import signal
+import threading
+import types
+
+import flax.linen as nn
+import jax
+import matplotlib
+import numpy as np
+import pytest
+
+from soseleto_jax import experiment, report, sharding, train
+from soseleto_jax.checkpoint import Checkpoints
+from soseleto_jax.experiment import Experiment
+from soseleto_jax.train import train_and_evaluate
+from tests import problems, runs
+
+write_report = report.write_report
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once(tmp_path_factory):
+  with runs.compiled_once(tmp_path_factory.mktemp("programs")):
+    yield
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+  """Saves the seconds that its figures take."""
+  monkeypatch.setattr(report, "write_report", lambda workdir, **_: workdir / "report.html")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+  """The result of the default experiment, not interrupted, in a folder that nobody changes."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(report, "write_report", lambda workdir, **_: workdir / "report.html")
+    return train_and_evaluate(runs.make_config(), tmp_path_factory.mktemp("straight"), runs.make_task())
+
+
+class Crash(Exception):
+  """Stands for whatever kills a run."""
+
+
+def crash():
+  raise Crash
+
+
+def kill(number):
+  return lambda: os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
+def before_step(number, action):
+  """Calls `action` when a run is about to take the step after `number`."""
+  advance = Experiment.advance
+
+  def patched(self, state, step, limit):
+    if step == number:
+      action()
+    return advance(self, state, step, limit)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Experiment, "advance", patched)
+    yield
+
+
+def saved_steps(workdir):
+  return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def without(name, mapping):
+  return {key: value for key, value in mapping.items() if key != name}
+
+
+def assert_same_run(a, b):
+  problems.assert_same_bits(a.state, b.state)
+  problems.assert_same_bits(a.alpha, b.alpha)
+  assert [without("steps_per_second", r) for r in a.records] == [without("steps_per_second", r) for r in b.records]
+  assert without("seconds", a.summary) == without("seconds", b.summary)
+
+
+class BatchNormNet(nn.Module):
+  """Carries state; its features are those of `representation`."""
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    x = nn.Dense(3, name="representation")(x.reshape(len(x), -1))
+    x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.8, name="norm")(x))
+    return nn.Dense(runs.CLASSES, name="classifier")(x)
+
+
+# Resume.
+
+
+@pytest.mark.parametrize(
+    "checkpoints, fields",
+    [
+        pytest.param((2, 3, 4, 6, 8), dict(eval_every_epochs=0.75, checkpoint_every_epochs=0.5), id="window of means"),
+        pytest.param((3, 4, 6, 8), dict(steps_per_call=3, checkpoint_every_epochs=0.75), id="several steps a call"),
+        pytest.param(
+            (2, 4, 6, 8),  # the first phase ends at 4
+            dict(method="finetune", num_epochs=1, checkpoint_every_epochs=0.5, optimizer__name="adam"),
+            id="finetune",
+        ),
+        pytest.param(
+            (4, 8), dict(flip_source=True, alpha__transforms=("standardize",)), id="flips, state of the network"
+        ),
+    ],
+)
+def test_stopped_after_every_checkpoint(tmp_path, monkeypatch, checkpoints, fields):
+  """Such a run equals the uninterrupted one bit for bit."""
+  config, task = runs.make_config(**fields), runs.make_task()
+  if config.flip_source:
+    task = runs.make_task(shape=(3, 4, 1))
+    monkeypatch.setattr(experiment, "get_model", lambda **_: BatchNormNet())
+  straight = train_and_evaluate(config, tmp_path / "straight", task)
+  workdir = tmp_path / "stopped"
+  for step in checkpoints[:-1]:
+    with before_step(step, crash), pytest.raises(Crash):
+      train_and_evaluate(config, workdir, task)
+    assert saved_steps(workdir)[-1] == step
+  assert_same_run(train_and_evaluate(config, workdir, task), straight)
+  assert saved_steps(workdir) == saved_steps(tmp_path / "straight") == list(checkpoints[-2:])
+  assert straight.state.step == 8
+
+
+def test_several_steps_a_call_change_nothing(tmp_path, straight):
+  """To rounding: XLA may order the sums of a loop's body otherwise."""
+  result = train_and_evaluate(runs.make_config(steps_per_call=3), tmp_path, runs.make_task())
+  problems.assert_close(result.state, straight.state)
+  assert [r["step"] for r in result.records] == [r["step"] for r in straight.records]
+  for record, expected in zip(result.records, straight.records, strict=True):
+    problems.assert_close(without("steps_per_second", record), without("steps_per_second", expected))
+
+
+@pytest.mark.parametrize(
+    "number, error",
+    [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_a_signal_saves_and_stops(tmp_path, straight, number, error):
+  config, task = runs.make_config(), runs.make_task()
+  handler = signal.getsignal(number)
+  with before_step(5, kill(number)), pytest.raises(error) as raised:
+    train_and_evaluate(config, tmp_path, task)
+  if error is SystemExit:
+    assert raised.value.code == 143
+  assert signal.getsignal(number) is handler
+  assert saved_steps(tmp_path) == [4, 6]  # the step that it met is done first
+  assert_same_run(train_and_evaluate(config, tmp_path, task), straight)
+
+
+def test_a_signal_during_evaluation(tmp_path, monkeypatch, straight):
+  evaluate = Experiment.evaluate
+
+  def interrupted(self, state):
+    kill(signal.SIGTERM)()
+    return evaluate(self, state)
+
+  with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    patch.setattr(Experiment, "evaluate", interrupted)
+    train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
+  assert saved_steps(tmp_path) == [4]
+  assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
+
+
+def test_a_record_whose_checkpoint_was_lost(tmp_path, monkeypatch, straight):
+  """The record is written before the checkpoint, and again by the run that goes on from the one before."""
+  save = Checkpoints.save
+  lost = lambda self, state, loop: crash() if state.step == 8 else save(self, state, loop)
+  with monkeypatch.context() as patch, pytest.raises(Crash):
+    patch.setattr(Checkpoints, "save", lost)
+    train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == [4, 8]
+  assert saved_steps(tmp_path) == [4]
+  assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
+
+
+def test_a_finished_run_is_not_repeated(tmp_path, monkeypatch, caplog):
+  """Nor is training when only the report was lost."""
+  config, task = runs.make_config(), runs.make_task()
+  with monkeypatch.context() as patch, pytest.raises(Crash):
+    patch.setattr(report, "write_report", lambda *_, **__: crash())
+    train_and_evaluate(config, tmp_path, task)
+  monkeypatch.setattr(Experiment, "advance", lambda *_: pytest.fail("it trains again"))
+  caplog.set_level("INFO", "soseleto_jax")
+  metrics = (tmp_path / "metrics.jsonl").read_bytes()
+  first = train_and_evaluate(config, tmp_path, task)
+  second = train_and_evaluate(config, tmp_path, task)
+  assert_same_run(first, second)
+  assert first.report == second.report == tmp_path / "report.html"
+  assert len(first.records) == 2
+  assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
+  assert caplog.text.count("finished before, at step 8 of 8") == 2
+
+
+def test_a_run_says_that_it_goes_on(tmp_path, caplog):
+  with before_step(4, crash), pytest.raises(Crash):
+    train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
+  assert "going on" not in caplog.text
+  caplog.set_level("INFO", "soseleto_jax")
+  with before_step(4, crash), pytest.raises(Crash):
+    train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
+  assert f"{tmp_path}: going on, at step 4 of 8" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"num_epochs": 3},
+        {"method": "joint"},
+        {"alpha.step_size": 0.2},
+        {"optimizer.learning_rate": 0.2, "model.hidden": (4, 4)},
+        {"data.source.noise_rate": 0.2},
+        {"alpha.lookahead": 0.1},
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+def test_a_folder_refuses_another_experiment(straight, changes):
+  workdir = straight.report.parent
+  before = (workdir / "config.json").read_text()
+  old = runs.make_config()
+  with pytest.raises(ValueError) as raised:
+    train_and_evaluate(runs.make_config(**changes), workdir, runs.make_task())
+  for field, value in changes.items():
+    was = json.loads(json.dumps(field_of(old, field)))
+    now = json.loads(json.dumps(value))
+    assert f"{field} (was {was!r}, now {now!r})" in str(raised.value)
+  assert str(raised.value).count("(was") == len(changes)
+  assert str(workdir) in str(raised.value) and "another --workdir" in str(raised.value)
+  assert (workdir / "config.json").read_text() == before
+
+
+def field_of(config, field):
+  for name in field.split("."):
+    config = config[name]
+  return config
+
+
+def test_what_may_change_on_resume(tmp_path, straight):
+  with before_step(4, crash), pytest.raises(Crash):
+    train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
+  changed = runs.make_config(
+      name="renamed",
+      steps_per_call=3,
+      max_to_keep=1,
+      checkpoint_every_epochs=0.75,
+      eval_every_epochs=0.75,
+      eval_batch_size=23,
+      data__data_dir="elsewhere",
+  )
+  result = train_and_evaluate(changed, tmp_path, runs.make_task())
+  problems.assert_close(result.state, straight.state)
+  assert [record["step"] for record in result.records] == [4, 6, 8]
+  assert saved_steps(tmp_path) == [8]
+  assert json.loads((tmp_path / "config.json").read_text())["name"] == "renamed"
+
+
+def test_another_experiment_where_nothing_was_saved(tmp_path, straight):
+  with before_step(2, crash), pytest.raises(Crash):
+    train_and_evaluate(runs.make_config(seed=1), tmp_path, runs.make_task())
+  assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
+
+
+def test_seconds_are_those_of_all_parts(tmp_path, monkeypatch):
+  def clock():
+    """Reads 0, then 100 more each time; a run reads it at its start, when it saves, and at its end."""
+    monkeypatch.setattr(train, "time", types.SimpleNamespace(monotonic=itertools.count(0, 100).__next__))
+
+  clock()
+  with before_step(4, crash), pytest.raises(Crash):
+    train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
+  clock()
+  assert train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()).summary["seconds"] == 300
+
+
+# Losses that are not finite.
+
+
+@pytest.mark.parametrize(
+    "bad_step, metric, value, fields",
+    [
+        (5, "source_loss", np.nan, {}),
+        (6, "target_loss", np.inf, {}),
+        (5, "grad_norm", -np.inf, {"steps_per_call": 3}),
+    ],
+)
+def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, straight, bad_step, metric, value, fields):
+  advance = Experiment.advance
+
+  def spoiled(self, state, step, limit):
+    state, count, metrics = advance(self, state, step, limit)
+    if step < bad_step <= step + count:
+      metrics |= {metric: metrics[metric].at[bad_step - step - 1].set(value)}
+    return state, count, metrics
+
+  config = runs.make_config(checkpoint_every_epochs=0.5, **fields)
+  with monkeypatch.context() as patch:
+    patch.setattr(Experiment, "advance", spoiled)
+    with pytest.raises(FloatingPointError) as raised:
+      train_and_evaluate(config, tmp_path, runs.make_task())
+  assert f"step {bad_step}: {metric} is {value}; the checkpoint of step 4 in " in str(raised.value)
+  assert f"{tmp_path / 'checkpoints'} is kept" in str(raised.value)
+  assert saved_steps(tmp_path) == [2, 4]
+  if not fields:
+    assert_same_run(train_and_evaluate(config, tmp_path, runs.make_task()), straight)
+
+
+def test_a_run_that_diverges(tmp_path, monkeypatch):
+  runs.use_devices(monkeypatch, 1)
+  with pytest.raises(FloatingPointError, match=r"step [23]: \w+ is (nan|inf); no checkpoint was saved yet.*smaller"):
+    train_and_evaluate(runs.make_config(optimizer__learning_rate=1e30), tmp_path, runs.make_task())
+  assert saved_steps(tmp_path) == []
+
+
+# What a run computes.
+
+
+def test_devices_change_nothing(tmp_path, monkeypatch, straight):
+  """To rounding; nor does it matter when they change on the way."""
+  with before_step(4, crash), pytest.raises(Crash):
+    train_and_evaluate(runs.make_config(), tmp_path / "moved", runs.make_task())
+  runs.use_devices(monkeypatch, 1)
+  assert sharding.make_mesh().size == 1 and jax.device_count() == 8
+  for name in ("moved", "one"):
+    result = train_and_evaluate(runs.make_config(), tmp_path / name, runs.make_task())
+    assert result.alpha.shape == (runs.NUM_SOURCE,)
+    problems.assert_close(result.state, straight.state)
+    for record, expected in zip(result.records, straight.records, strict=True):
+      problems.assert_close(without("steps_per_second", record), without("steps_per_second", expected))
+
+
+def test_training_never_reads_the_true_labels(tmp_path, straight):
+  task = runs.make_task()
+  task.source["true_label"] = np.roll(task.source["true_label"], 1)
+  other = train_and_evaluate(runs.make_config(), tmp_path / "other", task)
+  problems.assert_same_bits(other.state, straight.state)
+  assert other.records[-1]["auc"] != straight.records[-1]["auc"]
+  assert other.summary["auc"] != straight.summary["auc"]
+
+  unknown = train_and_evaluate(runs.make_config(), tmp_path / "unknown", runs.make_task(true_label=False))
+  problems.assert_same_bits(unknown.state, straight.state)
+  detection = {"wrong_fraction", "alpha_right", "alpha_wrong", "auc", "average_precision"}
+  assert unknown.records[-1].keys() == straight.records[-1].keys() - detection
+  assert unknown.summary.keys() == straight.summary.keys() - detection
+
+
+def test_source_only_is_soseleto_with_weights_of_one(tmp_path, monkeypatch):
+  runs.use_devices(monkeypatch, 1)
+  plain = train_and_evaluate(runs.make_config(method="source_only"), tmp_path / "plain", runs.make_task())
+  fixed = runs.make_config(alpha__init=1.0, alpha__step_size=0.0)
+  fixed = train_and_evaluate(fixed, tmp_path / "fixed", runs.make_task())
+  problems.assert_close(plain.state, fixed.state)
+  np.testing.assert_array_equal(plain.alpha, 1)
+  problems.assert_close(
+      [record["test_loss"] for record in plain.records], [record["test_loss"] for record in fixed.records]
+  )
+
+
+@pytest.mark.parametrize("method", ["soseleto", "finetune"])
+def test_transfer_is_evaluated_by_the_target_classifier(tmp_path, monkeypatch, method):
+  runs.use_devices(monkeypatch, 1)
+  task = runs.make_task(shared=False)
+  config = runs.make_config(method=method, data__shared_classes=False, checkpoint_every_epochs=0.5)
+  result = train_and_evaluate(config, tmp_path, task)
+  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), result.state.params)
+  for name in ("validation", "test"):
+    examples = getattr(task, name)
+    x = (examples["x"] - task.target_normalization.mean) / task.target_normalization.std
+    dense, head = params["representation"]["dense1"], params["target_head"]
+    logits = np.maximum(x @ dense["kernel"] + dense["bias"], 0) @ head["kernel"] + head["bias"]
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    label = examples["label"]
+    assert result.records[-1][f"{name}_accuracy"] == np.mean(np.argmax(logits, axis=1) == label)
+    np.testing.assert_allclose(result.records[-1][f"{name}_loss"], -logits[np.arange(len(label)), label].mean(), 1e-5)
+  moved = np.ptp(result.alpha) > 0
+  assert moved == (method == "soseleto") == ("auc" in result.summary)
+  assert result.summary["steps"] == (8 if method == "soseleto" else 12)
+  assert result.summary["epochs"] == result.summary["steps"] / 4
+
+
+def test_records_and_summary(straight):
+  assert [(record["step"], record["epoch"]) for record in straight.records] == [(4, 1.0), (8, 2.0)]
+  record = straight.records[-1]
+  assert {"source_loss", "target_loss", "alpha_mean", "alignment_mean", "grad_norm", "target_grad_norm"} < record.keys()
+  assert np.unique(straight.alpha).size > 10 and straight.alpha.dtype == np.float32
+  right, wrong = straight.alpha[12:], straight.alpha[:12]
+  pairs = np.mean((wrong[:, None] < right) + 0.5 * (wrong[:, None] == right))
+  np.testing.assert_allclose(record["auc"], pairs)
+  np.testing.assert_allclose(record["alpha_wrong"], wrong.mean())
+  best = max(straight.records, key=lambda record: record["validation_accuracy"])
+  expected = {
+      "method": "soseleto",
+      "task": "arrays",
+      "num_source": 41,
+      "num_target": 12,
+      "seed": 0,
+      "epochs": 2.0,
+      "steps": 8,
+      "test_accuracy": record["test_accuracy"],
+      "validation_accuracy": record["validation_accuracy"],
+      "best_validation_accuracy": best["validation_accuracy"],
+      "best_step": best["step"],
+      "test_accuracy_at_best": best["test_accuracy"],
+      "auc": record["auc"],
+  }
+  assert expected.items() <= straight.summary.items()
+
+
+def test_the_best_record_is_chosen_on_validation(tmp_path, monkeypatch):
+  """And the earliest of those that tie."""
+  shown = {2: (0.1, 0.9), 4: (0.7, 0.3), 6: (0.7, 0.4), 8: (0.2, 0.8)}
+  values = iter([{"validation_accuracy": v, "test_accuracy": t} for v, t in shown.values()])
+  monkeypatch.setattr(Experiment, "evaluate", lambda *_: next(values))
+  summary = train_and_evaluate(runs.make_config(eval_every_epochs=0.5), tmp_path, runs.make_task()).summary
+  names = ("test_accuracy", "validation_accuracy", "best_validation_accuracy", "best_step", "test_accuracy_at_best")
+  assert [summary[name] for name in names] == [0.8, 0.2, 0.7, 4, 0.3]
+
+
+def test_means_are_of_the_steps_since_the_last_record(tmp_path, monkeypatch):
+  """Whatever is saved in between."""
+  seen = []
+  advance = Experiment.advance
+
+  def watched(self, state, step, limit):
+    state, count, metrics = advance(self, state, step, limit)
+    seen.append({name: float(value[0]) for name, value in metrics.items()})
+    return state, count, metrics
+
+  monkeypatch.setattr(Experiment, "advance", watched)
+  config = runs.make_config(eval_every_epochs=0.75, checkpoint_every_epochs=0.5)
+  records = train_and_evaluate(config, tmp_path, runs.make_task()).records
+  assert [record["step"] for record in records] == [3, 6, 8]
+  for record, steps in zip(records, (seen[:3], seen[3:6], seen[6:]), strict=True):
+    for name in steps[0]:
+      np.testing.assert_allclose(record[name], np.mean([metrics[name] for metrics in steps]), rtol=1e-12)
+
+
+# The folder, and what is refused.
+
+
+def test_the_folder(tmp_path, monkeypatch, straight):
+  """It is that of design.md, section 7."""
+  monkeypatch.setattr(report, "write_report", write_report)
+  config, task, workdir = runs.make_config(name="A <name>"), runs.make_task(), tmp_path / "new" / "run"
+  with matplotlib.rc_context({"savefig.dpi": 20}):
+    result = train_and_evaluate(config, str(workdir), task)
+  assert_same_run(result, straight)
+  names = {path.name for path in workdir.iterdir()}
+  files = {"config.json", "metrics.jsonl", "source_weights.csv", "report.html", "summary.json"}
+  assert names == files | {"checkpoints", "figures", "tensorboard"}
+  assert json.loads((workdir / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
+  assert [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()] == result.records
+  assert json.loads((workdir / "summary.json").read_text()) == result.summary
+  assert result.report == workdir / "report.html"
+  assert "A &lt;name&gt;" in result.report.read_text()
+  assert saved_steps(workdir) == [4, 8]
+  assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())
+  assert len(list((workdir / "figures").glob("*.png"))) >= 3
+
+  with (workdir / "source_weights.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  order = [int(row["index"]) for row in rows]
+  assert sorted(order) == list(range(runs.NUM_SOURCE))
+  weights = np.float32([row["alpha"] for row in rows])
+  np.testing.assert_array_equal(weights, result.alpha[order])
+  assert (np.diff(weights) >= 0).all()
+  assert [int(row["rank"]) for row in rows] == list(range(runs.NUM_SOURCE))
+  for column in ("label", "true_label"):
+    np.testing.assert_array_equal([int(row[column]) for row in rows], task.source[column][order])
+
+
+def test_without_a_task_the_config_says_which(tmp_path, monkeypatch, straight):
+  asked = []
+  monkeypatch.setattr(train, "get_task", lambda *args: asked.append(args) or runs.make_task())
+  config = runs.make_config()
+  assert_same_run(train_and_evaluate(config, tmp_path, None), straight)
+  assert asked == [(config.data, config.seed)]
+
+
+def test_a_run_in_a_thread(tmp_path, straight):
+  """Signals belong to the main thread; without them a run works all the same."""
+  results = []
+  arguments = runs.make_config(), tmp_path, runs.make_task()
+  thread = threading.Thread(target=lambda: results.append(train_and_evaluate(*arguments)))
+  thread.start()
+  thread.join()
+  assert_same_run(results[0], straight)
+
+
+@pytest.mark.parametrize(
+    "fields, task, message",
+    [
+        ({"method": "sosleto"}, {}, "config.method='sosleto'.*soseleto"),
+        ({"batch_size": 42}, {}, "source batch_size=42 .* 41 examples"),
+        ({"target_batch_size": 13}, {}, "target batch_size=13 .* 12 examples"),
+        ({"model.name": "mpl"}, {}, "'mpl'.*did you mean 'mlp'"),
+        ({"data.shared_classes": False, "method": "source_only"}, {"shared": False}, "shared_classes=False.*finetune"),
+        ({}, {"shared": False}, "config.data.shared_classes=True.*task"),
+        ({"data.shared_classes": False}, {}, "config.data.shared_classes=False.*task"),
+        ({"flip_source": True}, {}, r"config.flip_source=True.*\(41, 5\)"),
+    ],
+)
+def test_what_cannot_run_leaves_no_folder(tmp_path, fields, task, message):
+  workdir = pathlib.Path(tmp_path / "run")
+  with pytest.raises(ValueError, match=message):
+    train_and_evaluate(runs.make_config(**fields), workdir, runs.make_task(**task))
+  assert not workdir.exists()
