@@ -13,11 +13,11 @@ def get_config(arg=None):
   config.batch_size = 128 if small else 256
   config.target_batch_size = 250
   config.target_balanced = True
-  config.num_epochs = 24
-  config.optimizer.update(dict(learning_rate=0.02, weight_decay=4e-4, schedule="steps", drop_epochs=(20,)))
-  config.alpha.update(dict(init=0.5, params="classifier", step_size=0.05, transforms=("residual_normalize", "center_by_class", "standardize")))
+  config.num_epochs = 20
+  config.optimizer.update(dict(learning_rate=0.02, weight_decay=4e-4, schedule="steps", drop_epochs=(17,)))
+  config.alpha.update(dict(init=0.5, target_loss="log_odds", params="classifier", step_size=0.05, transforms=("center_by_class", "residual_normalize", "standardize")))
   if "paper" in arg:
     config.target_batch_size = 32
     config.target_balanced = False
-    config.alpha.update(dict(init=0.5, params="all", step_size=0.05, transforms=()))
+    config.alpha.update(dict(init=0.5, target_loss="cross_entropy", params="all", step_size=0.05, transforms=()))
   return config

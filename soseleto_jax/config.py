@@ -13,6 +13,7 @@ from soseleto_jax.data.task import data_config
 
 METHODS = ("soseleto", "source_only", "target_only", "finetune", "joint")
 PARAMETER_SETS = ("all", "classifier", "representation")
+TARGET_LOSSES = ("cross_entropy", "log_odds")
 TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 
 # What a run may change when it resumes: none of it touches the numbers that training computes.
@@ -53,6 +54,7 @@ def default_config() -> ConfigDict:
               lookahead=config_dict.placeholder(float),
               contraction="jvp",
               microbatch_size=config_dict.placeholder(int),
+              target_loss="cross_entropy",  # TARGET_LOSSES: whose gradient the source's are aligned with
               params="all",  # PARAMETER_SETS: what the inner product runs over
               transforms=(),  # TRANSFORMS, applied in turn
               classifier_on_target=False,  # a shared classifier also descends the target loss
@@ -98,6 +100,7 @@ def validate(config: ConfigDict) -> None:
   """Raises ValueError for a value that no run can use; what depends on the data is checked with the data."""
   _choice("method", config.method, METHODS)
   _choice("alpha.params", config.alpha.params, PARAMETER_SETS)
+  _choice("alpha.target_loss", config.alpha.target_loss, TARGET_LOSSES)
   _choice("alpha.contraction", config.alpha.contraction, CONTRACTIONS)
   _choice("optimizer.name", config.optimizer.name, optimizers.OPTIMIZERS)
   _choice("optimizer.schedule", config.optimizer.schedule, optimizers.SCHEDULES)
@@ -127,6 +130,12 @@ def validate(config: ConfigDict) -> None:
       config.alpha.classifier_on_target,
       config.data.shared_classes or not config.alpha.classifier_on_target,
       "only a shared classifier can; the target's own classifier descends its loss anyway",
+  )
+  _check(
+      "alpha.target_loss",
+      config.alpha.target_loss,
+      config.alpha.target_loss == "cross_entropy" or (config.data.shared_classes and not config.alpha.classifier_on_target),
+      "a classifier descends the target loss here, and only the cross-entropy has a minimum",
   )
   _check(
       "alpha.params",

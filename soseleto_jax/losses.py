@@ -4,17 +4,41 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from soseleto_jax.alignment import LossFn
 
 
-def classification_loss(model: nn.Module, *, head: str | None = None, mutable: bool = False) -> LossFn:
-  """Softmax cross-entropy of each example, for a batch with "x" `[B, ...]` and "label" int32 `[B]`.
+def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Softmax cross-entropy -log p of the labels, `[B, K]` and int `[B]` to `[B]`."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+def log_odds(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Negative log-odds of the labels, log((1 - p) / p), `[B, K]` and int `[B]` to `[B]`.
+
+  Its gradient is the cross-entropy's divided by 1 - p, so that every example pulls alike, where the cross-entropy leaves
+  the word to those that the network gets wrong. Unbounded below: for steering `alpha`, not for descending.
+  """
+  is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
+  others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+  return others - jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
+
+
+def classification_loss(
+    model: nn.Module,
+    *,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    head: str | None = None,
+    mutable: bool = False,
+) -> LossFn:
+  """A loss of each example of a batch with "x" `[B, ...]` and "label" int32 `[B]`.
 
   Args:
     model: called as `model.apply(variables, x, train=True)`, and with `head=head` if one is named.
+    loss: `(logits float32 [B, K], label [B]) -> [B]`.
     head: "source" or "target" for a model with two heads.
     mutable: whether the model carries state, the `model_state` of the train state: its variable collections other than
       "params", such as {"batch_stats": ...}.
@@ -25,20 +49,17 @@ def classification_loss(model: nn.Module, *, head: str | None = None, mutable: b
   """
   options = {"train": True} if head is None else {"train": True, "head": head}
 
-  def cross_entropy(logits, batch):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+  def stateless(params, batch, rng):
+    return loss(model.apply({"params": params}, batch["x"], rngs={"dropout": rng}, **options), batch["label"])
 
-  def loss(params, batch, rng):
-    return cross_entropy(model.apply({"params": params}, batch["x"], rngs={"dropout": rng}, **options), batch)
-
-  def loss_with_state(params, batch, rng, model_state):
+  def stateful(params, batch, rng, model_state):
     variables = {"params": params, **model_state}
     logits, new_state = model.apply(
         variables, batch["x"], rngs={"dropout": rng}, mutable=list(model_state), **options
     )
-    return cross_entropy(logits, batch), new_state
+    return loss(logits, batch["label"]), new_state
 
-  return loss_with_state if mutable else loss
+  return stateful if mutable else stateless
 
 
 def predict_fn(model: nn.Module, *, head: str | None = None) -> Callable[[Any, Any, jax.Array], jax.Array]:

@@ -1,7 +1,6 @@
 """The methods that a config can name, as phases of training: a step, the sets it draws from, and its optimizer."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,11 @@ from ml_collections import ConfigDict
 
 from soseleto_jax import optimizers, transforms
 from soseleto_jax.data.task import Task
-from soseleto_jax.losses import classification_loss
+from soseleto_jax.losses import classification_loss, cross_entropy, log_odds
 from soseleto_jax.train_step import make_plain_step, make_train_step
+
+
+TARGET_LOSSES = {"cross_entropy": cross_entropy, "log_odds": log_odds}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +77,18 @@ def make_phases(
     finetune_steps = round(config.finetune_epochs * steps_per_epoch)
     return plain("source", num_steps, optimizer), plain("target", finetune_steps, last)
 
-  make_step = functools.partial(
-      make_train_step, losses["source"], losses["target"], optimizer, axis_name=axis_name
-  )
   if config.method == "joint":
-    step = make_step(alpha_step_size=0.0, target_params=True)
+    step = make_train_step(
+        losses["source"], losses["target"], optimizer, alpha_step_size=0.0, target_params=True, axis_name=axis_name
+    )
   else:
-    step = make_step(
+    steering = classification_loss(
+        model, loss=TARGET_LOSSES[config.alpha.target_loss], head=heads["target"], mutable=mutable
+    )
+    step = make_train_step(
+        losses["source"],
+        steering,
+        optimizer,
         alpha_step_size=config.alpha.step_size,
         target_params=_target_params(config, task),
         alignment_params=_alignment_params(config, task),
@@ -90,6 +97,7 @@ def make_phases(
         microbatch_size=config.alpha.microbatch_size,
         alpha_first=config.alpha.first,
         lookahead=config.alpha.lookahead,
+        axis_name=axis_name,
     )
   return (Phase(num_steps, ("source", "target"), step, optimizer),)
 

@@ -76,9 +76,8 @@ def compiled_once(folder):
       "jax_compilation_cache_dir": str(folder),
       "jax_persistent_cache_min_compile_time_secs": 0.0,
       "jax_persistent_cache_min_entry_size_bytes": -1,
-      "jax_disable_most_optimizations": True,
   }
-  before = {name: jax.config._read(name) for name in options}
+  before = {name: getattr(jax.config, name) for name in options}
   for name, value in options.items():
     jax.config.update(name, value)
   compilation_cache.reset_cache()

@@ -1,5 +1,7 @@
 """8 devices compute what one does, however the step is mapped over them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,7 @@ def _cnn_loss(params, batch, rng):
   return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
 
 
+@functools.cache
 def _network(name):
   """Loss, parameters and the shape of an input."""
   if name == "mlp":
@@ -131,55 +134,62 @@ MAPPINGS = {
 }
 
 
-def _compare(mapping, network="mlp", **options):
-  loss, params, shape = _network(network)
-  optimizer = optax.adam(0.03)
+OPTIONS = {
+    "jvp": {},
+    "vmap_grad": {"contraction": "vmap_grad"},
+    "every": {
+        "contraction": "vmap_grad",
+        "microbatch_size": 1,
+        "alpha_first": True,
+        "lookahead": 0.3,
+        "target_params": {"w": False, "b": False, "classifier": True},
+        "alignment_params": {"w": True, "b": False, "classifier": True},
+        "alignment_transform": [center_by_class(problems.CLASSES), standardize()],
+    },
+}
 
-  def make_step(axis_name):
-    return make_train_step(loss, loss, optimizer, alpha_step_size=0.3, axis_name=axis_name, **options)
 
+def _start(network):
+  _, params, _ = _network(network)
   alpha = np.random.default_rng(5).uniform(size=N).astype(np.float32)
-  single = init_train_state(params, optimizer, N, alpha_init=alpha)
-  single_step = problems.jit(make_step(None))
-  step, place = MAPPINGS[mapping](make_step)
-  state = place(single)
-  for source, target in _batches(shape):
-    state, metrics = step(state, source, target)
-    single, single_metrics = single_step(single, source, target)
-    assert np.all(np.asarray(state.alpha)[N:] == 0)
-    problems.assert_close(
-        (state.replace(alpha=state.alpha[:N]), metrics), (single, single_metrics), rtol=1e-4, atol=1e-5
-    )
-  moved = np.abs(np.asarray(single.alpha) - alpha)
-  assert np.sum(moved > 0.01) > N // 2
+  return init_train_state(params, optax.adam(0.03), N, alpha_init=alpha)
 
 
-@pytest.mark.parametrize("mapping", MAPPINGS)
-@pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
-def test_8_devices_equal_1(mapping, contraction):
-  _compare(mapping, contraction=contraction)
-
-
-@pytest.mark.parametrize("mapping", MAPPINGS)
-def test_8_devices_equal_1_with_every_option(mapping):
-  _compare(
-      mapping,
-      contraction="vmap_grad",
-      microbatch_size=1,
-      alpha_first=True,
-      lookahead=0.3,
-      target_params={"w": False, "b": False, "classifier": True},
-      alignment_params={"w": True, "b": False, "classifier": True},
-      alignment_transform=[center_by_class(problems.CLASSES), standardize()],
+def _make_step(network, options, axis_name):
+  loss, _, _ = _network(network)
+  return make_train_step(
+      loss, loss, optax.adam(0.03), alpha_step_size=0.3, axis_name=axis_name, **OPTIONS[options]
   )
 
 
+@functools.cache
+def _one_device(network, options):
+  """States and metrics of each step."""
+  state, step, results = _start(network), problems.jit(_make_step(network, options, None)), []
+  for source, target in _batches(_network(network)[2]):
+    state, metrics = step(state, source, target)
+    results.append((state, metrics))
+  moved = np.abs(np.asarray(state.alpha) - np.asarray(_start(network).alpha))
+  assert np.sum(moved > 0.01) > N // 2
+  return results
+
+
 @pytest.mark.parametrize(
-    "mapping, contraction",
-    [("shard_train_step", "jvp"), ("shard_train_step", "vmap_grad"), ("shard_map_unchecked", "vmap_grad")],
+    "mapping, network, options",
+    [(mapping, "mlp", options) for options in OPTIONS for mapping in MAPPINGS]
+    + [
+        ("shard_train_step", "cnn", "jvp"),
+        ("shard_train_step", "cnn", "vmap_grad"),
+        ("shard_map_unchecked", "cnn", "vmap_grad"),
+    ],
 )
-def test_8_devices_equal_1_for_a_cnn(mapping, contraction):
-  _compare(mapping, "cnn", contraction=contraction)
+def test_8_devices_equal_1(mapping, network, options):
+  step, place = MAPPINGS[mapping](lambda axis_name: _make_step(network, options, axis_name))
+  state = place(_start(network))
+  for batches, expected in zip(_batches(_network(network)[2]), _one_device(network, options), strict=True):
+    state, metrics = step(state, *batches)
+    assert np.all(np.asarray(state.alpha)[N:] == 0)
+    problems.assert_close((state.replace(alpha=state.alpha[:N]), metrics), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
