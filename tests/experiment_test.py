@@ -1,0 +1,269 @@
+"""What reaches the step, on any number of devices, and what an experiment tells about its weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from soseleto_jax import experiment as experiment_lib
+from soseleto_jax import make_train_step, sharding
+from soseleto_jax.data.sampling import EpochSampler, TargetSampler
+from soseleto_jax.experiment import Experiment
+from soseleto_jax.losses import classification_loss
+from soseleto_jax.methods import Phase
+from soseleto_jax.models import get_model
+from tests import problems, runs
+
+N = runs.NUM_SOURCE
+IMAGE = (3, 4, 2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once(tmp_path_factory):
+  with runs.compiled_once(tmp_path_factory.mktemp("programs")):
+    yield
+
+
+def advance(experiment, until, state=None):
+  """The state at a step, from the start or from an earlier state, and the metrics of the steps in between."""
+  state = experiment.place(experiment.initial_state() if state is None else state)
+  step, shown = int(state.step), []
+  while step < until:
+    state, count, metrics = experiment.advance(state, step, until)
+    step, shown = step + count, shown + [metrics]
+  return state, jax.tree.map(lambda *parts: np.concatenate(parts), *shown)
+
+
+def show_batches(monkeypatch):
+  """Replaces the step by one whose metrics are the rows that it was given, each at its place in its set."""
+  traces = []
+
+  def rows(batch, size):
+    index = jnp.where(batch["mask"], batch["index"], size)
+    one_hot = jax.nn.one_hot(batch["label"], 8)
+    place = lambda values: jnp.zeros((size, *values.shape[1:])).at[index].add(values, mode="drop")
+    return jax.lax.psum((place(batch["x"]), place(one_hot)), sharding.AXIS)
+
+  def step(state, source, target):
+    traces.append((source["x"].shape, target["x"].shape))
+    shown = {"source": rows(source, N), "target": rows(target, runs.NUM_TARGET)}
+    return state.replace(step=state.step + 1), shown
+
+  phase = Phase(8, ("source", "target"), step, optax.identity())
+  monkeypatch.setattr(experiment_lib, "make_phases", lambda *_, **__: (phase,))
+  return traces
+
+
+def expected_rows(examples, normalization, index):
+  x, label = np.zeros(examples["x"].shape, np.float32), np.zeros((len(examples["x"]), 8), np.float32)
+  x[index] = ((examples["x"] - normalization.mean) / normalization.std)[index]
+  label[index, examples["label"][index]] = 1
+  return x, label
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("devices", [8, 1])
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_step_is_given_the_samplers_rows_normalised(monkeypatch, devices, steps_per_call, shared):
+  """Each once, with its label and index, and nothing but padding beside them."""
+  runs.use_devices(monkeypatch, devices)
+  show_batches(monkeypatch)
+  task = runs.make_task(shape=IMAGE, shared=shared)
+  config = runs.make_config(
+      steps_per_call=steps_per_call, seed=3, target_balanced=True, data__shared_classes=shared
+  )
+  _, shown = advance(Experiment(config, task), 8)
+  source = EpochSampler(N, runs.BATCH_SIZE, 3)
+  target = TargetSampler(task.target["label"], 5, 3, balanced=True)
+  for step in range(8):
+    index, mask = source.batch(step)
+    rows = {
+        "source": expected_rows(task.source, task.source_normalization, index[mask]),
+        "target": expected_rows(task.target, task.target_normalization, target.batch(step)[0]),
+    }
+    for side, arrays in rows.items():
+      for array, expected in zip(shown[side], arrays, strict=True):
+        np.testing.assert_allclose(array[step], expected, atol=1e-5)
+
+
+def test_a_run_is_traced_once(monkeypatch):
+  """Also at the short last batch of an epoch; each of the 8 devices has its share of the batches."""
+  traces = show_batches(monkeypatch)
+  advance(Experiment(runs.make_config(), runs.make_task()), 8)
+  assert set(traces) == {((2, 5), (1, 5))}
+  assert len(traces) == 1
+
+
+def flips(shown, task):
+  """For each step and source row: 1 if it is mirrored, 0 if it is not, -1 if it is absent."""
+  x, label = shown["source"]
+  plain = (task.source["x"] - task.source_normalization.mean) / task.source_normalization.std
+  same = np.isclose(x, plain, atol=1e-5).all(axis=(2, 3, 4))
+  mirrored = np.isclose(x, plain[:, :, ::-1], atol=1e-5).all(axis=(2, 3, 4))
+  present = label.any(axis=2)
+  assert ((same ^ mirrored) == present).all()
+  return np.where(present, mirrored.astype(int), -1)
+
+
+def test_flips(monkeypatch):
+  """They are of one half, drawn anew for each epoch, the same whatever the devices and the steps in one call."""
+  show_batches(monkeypatch)
+  task = runs.make_task(shape=IMAGE)
+  run = lambda until, state=None, **fields: advance(Experiment(runs.make_config(**fields), task), until, state)
+  assert flips(run(8)[1], task).max() == 0
+  _, shown = run(8, flip_source=True)
+  drawn = flips(shown, task)
+  epochs = drawn[:4].max(axis=0), drawn[4:].max(axis=0)
+  assert 25 <= sum(epochs).sum() <= 57  # of 82, 3.5 standard deviations
+  assert 8 <= np.count_nonzero(epochs[0] != epochs[1]) <= 33
+  x, label = shown["target"]
+  plain = (task.target["x"] - task.target_normalization.mean) / task.target_normalization.std
+  assert np.isclose(x, plain, atol=1e-5).all(axis=(2, 3, 4))[label.any(axis=2)].all()
+
+  early, _ = run(3, flip_source=True)
+  _, late = run(8, jax.tree.map(np.asarray, early).replace(alpha=np.asarray(early.alpha)[:N]), flip_source=True)
+  np.testing.assert_array_equal(flips(late, task), drawn[3:])
+  np.testing.assert_array_equal(flips(run(8, flip_source=True, steps_per_call=3)[1], task), drawn)
+  assert (flips(run(8, flip_source=True, seed=1)[1], task).max(axis=0) != drawn.max(axis=0)).any()
+  runs.use_devices(monkeypatch, 1)
+  np.testing.assert_array_equal(flips(run(8, flip_source=True)[1], task), drawn)
+
+
+# Steps and phases.
+
+
+@pytest.mark.parametrize(
+    "backend, fields, counts",
+    [
+        ("cpu", {}, [1] * 8),
+        ("gpu", {}, [4, 3, 1]),
+        ("tpu", {}, [4, 3, 1]),
+        ("gpu", {"steps_per_call": 2}, [2, 2, 2, 1, 1]),
+        ("cpu", {"steps_per_call": 3}, [3, 1, 3, 1]),
+    ],
+)
+def test_how_many_steps_a_call_takes(monkeypatch, backend, fields, counts):
+  """20 where dispatches are dear, but none past a limit (here 7) or past the end of a phase (here 4)."""
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  monkeypatch.setattr(Experiment, "_compile", lambda self, phase, count: lambda state, *_: (state, phase.sets))
+  experiment = Experiment(runs.make_config(method="finetune", num_epochs=1, **fields), runs.make_task())
+  assert (experiment.num_steps, experiment.steps_per_epoch) == (8, 4)
+  state, step, taken = experiment.place(experiment.initial_state()), 0, []
+  while step < 8:
+    state, count, sets = experiment.advance(state, step, 7 if step < 7 else 8)
+    assert sets == (("source",) if step < 4 else ("target",))
+    taken, step = taken + [count], step + count
+  assert taken == counts
+  with pytest.raises(ValueError, match="step 8 of 8"):
+    experiment.advance(state, 8, 9)
+
+
+def test_the_optimizer_starts_anew_with_a_phase(monkeypatch):
+  """What it held at the end of the first phase has no part in the second."""
+  runs.use_devices(monkeypatch, 1)
+  config = runs.make_config(method="finetune", num_epochs=1, optimizer__name="adam")
+  experiment = Experiment(config, runs.make_task())
+  end, _ = advance(experiment, 4)
+  end = jax.tree.map(np.asarray, end)
+  spoiled = end.replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, end.opt_state))
+  after, _ = advance(experiment, 6, end)
+  problems.assert_same_bits(after, advance(experiment, 6, spoiled)[0])
+  counts = [int(leaf) for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim == 0]
+  assert counts and set(counts) == {2}
+  later = jax.tree.map(np.asarray, after)
+  spoiled = later.replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, later.opt_state))
+  leaves = lambda state: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
+  assert (leaves(advance(experiment, 7, later)[0]) != leaves(advance(experiment, 7, spoiled)[0])).any()
+
+
+def test_soseleto_is_the_published_step_on_these_batches():
+  """On 8 devices, with the last batch of an epoch padded; against one device and no trainer."""
+  task = runs.make_task()
+  config = runs.make_config(seed=2, alpha__init=0.7, optimizer__schedule="constant", optimizer__weight_decay=0.0)
+  state, shown = advance(Experiment(config, task), 5)
+
+  model, optimizer = get_model("mlp", runs.CLASSES, hidden=(4,)), optax.sgd(0.1, momentum=0.9)
+  loss = classification_loss(model)
+  step = problems.jit(make_train_step(loss, loss, optimizer, alpha_step_size=0.1))
+  expected = Experiment(config, task).initial_state()
+  np.testing.assert_array_equal(expected.alpha, np.float32(0.7))
+  source, target = EpochSampler(N, runs.BATCH_SIZE, 2), TargetSampler(task.target["label"], 5, 2)
+  for number in range(5):
+    batches = []
+    for sampler, examples in ((source, task.source), (target, task.target)):
+      index, mask = sampler.batch(number)
+      x = task.source_normalization.apply(examples["x"])[index]
+      batches.append({"x": x, "label": examples["label"][index], "index": index, "mask": mask})
+    expected, metrics = step(expected, *batches)
+    problems.assert_close({name: value[number] for name, value in shown.items()}, metrics, rtol=1e-4)
+  problems.assert_close(state.params, expected.params)
+  problems.assert_close(np.asarray(state.alpha)[:N], expected.alpha)
+  assert np.asarray(state.alpha).shape == (48,) and not np.asarray(state.alpha)[N:].any()
+
+
+def test_weights_move_with_their_batch_alone(monkeypatch):
+  """The last batch of an epoch has 2 rows and 11 of padding, which name row 0."""
+  experiment = Experiment(runs.make_config(seed=4), runs.make_task())
+  state, _ = advance(experiment, 3)
+  before = experiment.alpha(state)
+  state, _ = advance(experiment, 4, jax.tree.map(np.asarray, state).replace(alpha=before))
+  moved = np.flatnonzero(experiment.alpha(state) != before)
+  index, mask = EpochSampler(N, runs.BATCH_SIZE, 4).batch(3)
+  assert mask.sum() == 2
+  np.testing.assert_array_equal(moved, np.sort(index[mask]))
+
+
+@pytest.mark.parametrize("method, untouched", [("target_only", "source"), ("source_only", "target")])
+def test_a_plain_method_never_touches_the_other_set(monkeypatch, method, untouched):
+  runs.use_devices(monkeypatch, 1)
+  params = []
+  for seed in (0, 1):
+    task = runs.make_task(normalization="none")
+    if seed:
+      examples = getattr(task, untouched)
+      examples["x"], examples["label"] = -examples["x"][::-1], np.roll(examples["label"], 1)
+    state, _ = advance(Experiment(runs.make_config(method=method), task), 5)
+    params.append(state.params)
+    np.testing.assert_array_equal(state.alpha, 1)
+  problems.assert_same_bits(*params)
+
+
+def test_initial_states_are_of_the_seed():
+  states = [Experiment(runs.make_config(seed=seed), runs.make_task()).initial_state() for seed in (1, 1, 2)]
+  problems.assert_same_bits(states[0], states[1])
+  assert [int(state.seed) for state in states] == [1, 1, 2]
+  kernels = [state.params["representation"]["dense1"]["kernel"] for state in states]
+  assert (np.asarray(kernels[0]) != np.asarray(kernels[2])).all()
+
+
+# What is shown.
+
+
+def test_evaluation_is_of_the_sets_that_are_there():
+  task = runs.make_task()
+  experiment = Experiment(runs.make_config(), task)
+  state = experiment.place(experiment.initial_state())
+  sets = {"validation_accuracy", "validation_loss", "test_accuracy", "test_loss"}
+  record = experiment.evaluate(state)
+  assert sets < record.keys()
+  object.__setattr__(task, "validation", None)
+  assert Experiment(runs.make_config(), task).evaluate(state).keys() == record.keys() - {
+      "validation_accuracy", "validation_loss"
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["soseleto", "source_only", "target_only", "finetune", "joint"])
+@pytest.mark.parametrize("known", [True, False])
+def test_detection_is_of_learned_weights_and_known_labels(method, known):
+  experiment = Experiment(runs.make_config(method=method), runs.make_task(true_label=known))
+  alpha = np.linspace(0, 1, N, dtype=np.float32)
+  statistics = experiment.alpha_statistics(alpha)
+  assert bool(statistics) == (method == "soseleto" and known)
+  if statistics:
+    assert statistics["auc"] == 1  # the first 12 are wrong
+    np.testing.assert_allclose(statistics["wrong_fraction"], 12 / N)
+    np.testing.assert_allclose(statistics["alpha_wrong"], alpha[:12].mean())

@@ -1,0 +1,173 @@
+"""Every method's step, against one that is written out by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from soseleto_jax import (
+    center_by_class,
+    init_train_state,
+    make_train_step,
+    residual_normalize,
+    standardize,
+)
+from soseleto_jax.losses import classification_loss
+from soseleto_jax.methods import alpha_init, make_phases
+from soseleto_jax.models import get_model
+from tests import problems, runs
+
+N = runs.NUM_SOURCE
+
+
+@functools.cache
+def task_and_model(shared):
+  task = runs.make_task(shared=shared)
+  classes = runs.CLASSES if shared else {"source": runs.CLASSES, "target": runs.TARGET_CLASSES}
+  return task, get_model("mlp", classes, hidden=(4,))
+
+
+def phases_of(shared=True, **fields):
+  task, model = task_and_model(shared)
+  config = runs.make_config(data__shared_classes=shared, **fields)
+  return make_phases(config, model, task, runs.STEPS_PER_EPOCH, mutable=False, axis_name=None)
+
+
+@functools.cache
+def params_of(shared):
+  return problems.jit(task_and_model(shared)[1].init)(jax.random.key(0), jnp.zeros((1, 5)))["params"]
+
+
+def state_of(optimizer, shared=True):
+  alpha = np.random.default_rng(1).uniform(size=N).astype(np.float32)
+  return init_train_state(params_of(shared), optimizer, N, alpha_init=alpha)
+
+
+def batches(step, shared=True):
+  """Source and target, the last rows of both masked."""
+  source = problems.batch(2 * step, 7, classes=runs.CLASSES, shape=(5,), mask=np.arange(7) < 6)
+  target_classes = runs.CLASSES if shared else runs.TARGET_CLASSES
+  target = problems.batch(2 * step + 1, 4, classes=target_classes, shape=(5,), mask=np.arange(4) < 3)
+  return {"source": source | {"index": problems.index(step, 7, N)}, "target": target}
+
+
+def mean_loss(params, batch, head):
+  dense, classifier = params["representation"]["dense1"], params[head]
+  logits = jnp.maximum(batch["x"] @ dense["kernel"] + dense["bias"], 0) @ classifier["kernel"] + classifier["bias"]
+  losses = jax.nn.logsumexp(logits, axis=1) - logits[np.arange(len(logits)), batch["label"]]
+  return jnp.mean(losses[batch["mask"]])
+
+
+@pytest.mark.parametrize(
+    "method, shared, sides, lengths",
+    [
+        ("source_only", True, ["source"], [8]),
+        ("target_only", True, ["target"], [8]),
+        ("target_only", False, ["target"], [8]),
+        ("joint", True, ["source target"], [8]),
+        ("joint", False, ["source target"], [8]),
+        ("finetune", True, ["source", "target"], [8, 6]),
+        ("finetune", False, ["source", "target"], [8, 6]),
+    ],
+)
+def test_plain_methods(method, shared, sides, lengths):
+  """Momentum SGD on the mean losses of the sides; the schedule starts anew, and is constant in the second phase."""
+  phases = phases_of(shared, method=method, finetune_epochs=1.5, optimizer__schedule="inverse")
+  assert [phase.num_steps for phase in phases] == lengths
+  assert [" ".join(phase.sets) for phase in phases] == sides
+  heads = {"source": "classifier", "target": "classifier"} if shared else {s: f"{s}_head" for s in ("source", "target")}
+  for number, phase in enumerate(phases):
+    state = state_of(phase.optimizer, shared)
+    expected = jax.tree.map(np.asarray, state.params)
+    velocity = jax.tree.map(np.zeros_like, expected)
+    loss = lambda params, data: sum(mean_loss(params, data[side], heads[side]) for side in phase.sets)
+    for step in range(3):
+      data = batches(step, shared)
+      gradient = jax.device_get(jax.grad(loss)(expected, data))
+      velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 1e-2 * p, velocity, gradient, expected)
+      rate = 0.05 if number else 0.1 * (1 + 1e-4 * step) ** -0.75
+      expected = jax.tree.map(lambda p, v: p - rate * v, expected, velocity)
+      ones = state.replace(alpha=jnp.ones(N))
+      state, metrics = phase.step(ones if method == "joint" else state, *(data[side] for side in phase.sets))
+    problems.assert_close(state.params, expected)
+    np.testing.assert_array_equal(state.alpha, 1 if method == "joint" else state_of(phase.optimizer, shared).alpha)
+    assert np.isfinite(list(metrics.values())).all()
+
+
+TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
+IN_ORDER = [center_by_class(runs.CLASSES), residual_normalize(), standardize()]
+
+
+@pytest.mark.parametrize(
+    "fields, shared, options",
+    [
+        ({}, True, {}),
+        ({"step_size": 0.3}, True, {"alpha_step_size": 0.3}),
+        ({"first": True}, True, {"alpha_first": True}),
+        ({"lookahead": 0.5}, True, {"lookahead": 0.5}),
+        ({"params": "classifier"}, True, {"alignment_params": {"representation": False, "classifier": True}}),
+        ({"params": "representation"}, True, {"alignment_params": {"representation": True, "classifier": False}}),
+        ({"classifier_on_target": True}, True, {"target_params": {"representation": False, "classifier": True}}),
+        ({"transforms": TRANSFORMS}, True, {"alignment_transform": IN_ORDER}),
+        ({"transforms": TRANSFORMS[::-1]}, True, {"alignment_transform": IN_ORDER[::-1]}),
+        ({}, False, {}),
+        ({"transforms": TRANSFORMS[:1]}, False, {"alignment_transform": IN_ORDER[:1]}),
+        ({"params": "representation"}, False, {}),  # which is all that source and target share
+    ],
+    ids=str,
+)
+def test_soseleto(fields, shared, options):
+  """The published step; in transfer the target's own classifier descends the target loss."""
+  fields = {f"alpha.{name}": value for name, value in fields.items()}
+  (phase,) = phases_of(shared, **fields)
+  assert (phase.num_steps, phase.sets) == (8, ("source", "target"))
+  model = task_and_model(shared)[1]
+  heads = (None, None) if shared else ("source", "target")
+  source_loss, target_loss = (classification_loss(model, head=head) for head in heads)
+  if not shared:
+    options = options | {"target_params": {"representation": False, "source_head": False, "target_head": True}}
+  make_step = lambda options: make_train_step(
+      source_loss, target_loss, phase.optimizer, **{"alpha_step_size": 0.1} | options
+  )
+  before = state = expected = default = state_of(phase.optimizer, shared)
+  for step in range(2):
+    data = tuple(batches(step, shared).values())
+    state, metrics = phase.step(state, *data)
+    expected, expected_metrics = make_step(options)(expected, *data)
+    default, _ = make_step({})(default, *data)
+  problems.assert_close((state, metrics), (expected, expected_metrics))
+  assert np.count_nonzero(state.alpha != before.alpha) > 6
+  if options:
+    leaves = lambda state: jax.tree.leaves((state.params, state.alpha))
+    assert not all(np.allclose(*pair, rtol=0, atol=1e-4) for pair in zip(leaves(state), leaves(default), strict=True))
+
+
+def test_log_odds_steer_by_gradients_of_equal_size():
+  (phase,) = phases_of(alpha__target_loss="log_odds")
+  state, data = state_of(phase.optimizer), batches(0)
+  _, metrics = phase.step(state, data["source"], data["target"])
+  target = {name: rows[:3] for name, rows in data["target"].items()}
+  rows = ({name: column[[row]] for name, column in target.items()} for row in range(3))
+  p = np.exp([-mean_loss(state.params, row, "classifier") for row in rows])
+  np.testing.assert_allclose(metrics["target_loss"], np.mean(np.log((1 - p) / p)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "contraction, microbatch_size, message",
+    [("vmap_grad", 0, "microbatch_size=0"), ("jvp", 4, "microbatch_size=4 with contraction='jvp'")],
+)
+def test_the_contraction_is_the_configs(contraction, microbatch_size, message):
+  with pytest.raises(ValueError, match=message):
+    phases_of(alpha__contraction=contraction, alpha__microbatch_size=microbatch_size)
+  (phase,) = phases_of(alpha__contraction="vmap_grad", alpha__microbatch_size=2)
+  state = state_of(optax.identity()).replace(model_state={})
+  with pytest.raises(ValueError, match="contraction='vmap_grad' with a model_state"):
+    phase.step(state, *batches(0).values())
+
+
+@pytest.mark.parametrize("method", ["soseleto", "source_only", "target_only", "finetune", "joint"])
+def test_only_soseleto_starts_from_the_weights_of_the_config(method):
+  assert alpha_init(runs.make_config(method=method, alpha__init=0.3)) == (0.3 if method == "soseleto" else 1.0)
