@@ -62,10 +62,19 @@ class Checkpoints:
 
     Args:
       like: a state with the same shapes and dtypes, `alpha` without padding.
+
+    Raises:
+      ValueError: what was saved has other shapes, such as another number of source examples.
     """
     abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
     restored = self._manager.restore(
         self.latest_step,
         args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loop=ocp.args.JsonRestore()),
     )
+    for (path, leaf), saved in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(restored.state), strict=True):
+      if leaf.shape != saved.shape:
+        raise ValueError(
+            f"{self.directory}, step {self.latest_step}: state{jax.tree_util.keystr(path)} has shape {saved.shape}, "
+            f"but {leaf.shape} here; choose another --workdir, or the data and network of that run"
+        )
     return restored.state, restored.loop

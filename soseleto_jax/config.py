@@ -97,7 +97,11 @@ def parse_argument(argument: str | None, **defaults: Any) -> ConfigDict:
 
 
 def validate(config: ConfigDict) -> None:
-  """Raises ValueError for a value that no run can use; what depends on the data is checked with the data."""
+  """Raises ValueError for a field that does not exist or is missing, and for a value that no run can use.
+
+  What depends on the data is checked with the data, and the network's own options with the network.
+  """
+  _check_fields(config)
   _choice("method", config.method, METHODS)
   _choice("alpha.params", config.alpha.params, PARAMETER_SETS)
   _choice("alpha.target_loss", config.alpha.target_loss, TARGET_LOSSES)
@@ -160,6 +164,15 @@ def _flat(tree, prefix=""):
   for key, value in tree.items():
     flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
   return flat
+
+
+def _check_fields(config):
+  given, known = (_flat({**tree.to_dict(), "model": None}) for tree in (config, default_config()))
+  for field in given.keys() - known.keys():
+    close = difflib.get_close_matches(field, known, n=1)
+    raise ValueError(f"config.{field} is unknown" + (f"; did you mean config.{close[0]}?" if close else ""))
+  for field in known.keys() - given.keys():
+    raise ValueError(f"config.{field} is missing; start from soseleto_jax.config.default_config()")
 
 
 def _choice(field, value, choices):

@@ -158,7 +158,10 @@ class Experiment:
           self._assemblies[name](data[name], *rows[name], jax.random.fold_in(key, number))
           for number, name in enumerate(phase.sets)
       ]
-      return phase.step(state, *batches)
+      state, metrics = phase.step(state, *batches)
+      if "loss" in metrics:  # plain training; named after the set that it is on, as in the other steps
+        metrics[f"{phase.sets[0]}_loss"] = metrics.pop("loss")
+      return state, metrics
 
     def several(state, data, rows):
       if count == 1:

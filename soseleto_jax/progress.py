@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from tqdm import tqdm
 
 _LOGGER = logging.getLogger(__name__)
-_SHOWN = ("source_loss", "target_loss", "loss", "alpha_mean")
+_SHOWN = ("source_loss", "target_loss", "alpha_mean")
 
 
 class Progress:

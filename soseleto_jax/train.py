@@ -80,20 +80,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
 
 @dataclasses.dataclass
 class _Window:
-  """Sums of the steps' metrics since the last record, and the seconds of the whole run so far."""
+  """Sums and counts of the steps' metrics since the last record, and the seconds of the whole run so far."""
 
   sums: dict[str, float] = dataclasses.field(default_factory=dict)
-  count: int = 0
+  counts: dict[str, int] = dataclasses.field(default_factory=dict)
   seconds: float = 0.0
 
   def add(self, metrics):
-    self.count += 1
     for name, value in metrics.items():
       self.sums[name] = self.sums.get(name, 0.0) + value
+      self.counts[name] = self.counts.get(name, 0) + 1
 
   def pop_means(self):
-    means = {name: total / self.count for name, total in self.sums.items()}
-    self.sums, self.count = {}, 0
+    means = {name: total / self.counts[name] for name, total in self.sums.items()}
+    self.sums, self.counts = {}, {}
     return means
 
 

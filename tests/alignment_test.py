@@ -93,16 +93,16 @@ def test_a_leaf_none_costs_no_tangent_pass():
 
 @pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
 def test_accumulates_in_float32(contraction):
-  """In bfloat16 256 + 1 is 256: a sum of bfloat16 products would lose the ones."""
+  """In bfloat16 256 + 1 is 256: a sum in bfloat16 would lose the ones, and could not hold the result, 297."""
   loss = lambda params, batch, rng: batch["x"] @ params.astype(jnp.float32)
-  rows = np.ones((2, 41), np.float32)
+  rows = np.ones((2, 42), np.float32)
   rows[0, 0] = 256
-  ones = jnp.ones(41, jnp.bfloat16)
-  lost = jax.lax.fori_loop(0, 41, lambda i, total: total + jnp.asarray(rows, jnp.bfloat16)[0, i] * ones[i], ones[0] * 0)
+  ones = jnp.ones(42, jnp.bfloat16)
+  lost = jax.lax.fori_loop(0, 42, lambda i, total: total + jnp.asarray(rows, jnp.bfloat16)[0, i] * ones[i], ones[0] * 0)
   assert lost == 256
   q = _align(loss, ones, {"x": rows}, ones, contraction=contraction)
   assert q.dtype == jnp.float32
-  np.testing.assert_array_equal(q, [256 + 40, 41])
+  np.testing.assert_array_equal(q, [297, 42])
 
 
 def test_the_key_reaches_the_loss():

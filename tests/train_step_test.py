@@ -511,15 +511,15 @@ def test_bfloat16_parameters(contraction):
 
 @CONTRACTIONS
 def test_alignment_of_bfloat16_accumulates_in_float32(contraction):
-  """q is 256 + 40 ones; in bfloat16, whose neighbour of 256 is 258, the ones would be lost one by one."""
-  size = 41
+  """q is 256 + 41 ones; in bfloat16, whose neighbour of 256 is 258, the ones would be lost one by one."""
+  size = 42
   loss = lambda params, batch, rng: batch["x"] @ params.astype(jnp.float32)
   step = make_train_step(loss, loss, optax.sgd(0.0), alpha_step_size=2**-10, contraction=contraction)
   state = init_train_state(jnp.zeros(size, jnp.bfloat16), optax.sgd(0.0), 2, alpha_init=0.0)
   rows = np.ones((2, size), np.float32)
   rows[0, 0] = 256
   state, _ = problems.jit(step)(state, {"x": rows, "index": np.int32([0, 1])}, {"x": np.ones((3, size), np.float32)})
-  np.testing.assert_array_equal(np.asarray(state.alpha) * 2**10, [256 + 40, 41])
+  np.testing.assert_array_equal(np.asarray(state.alpha) * 2**10, [297, 42])
 
 
 # Errors.

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -245,6 +246,13 @@ def field_of(config, field):
   for name in field.split("."):
     config = config[name]
   return config
+
+
+def test_a_folder_refuses_other_data(straight):
+  task = runs.make_task()
+  fewer = dataclasses.replace(task, source={name: column[:-1] for name, column in task.source.items()})
+  with pytest.raises(ValueError, match=r"state.alpha has shape \(41,\), but \(40,\) here"):
+    train_and_evaluate(runs.make_config(), straight.report.parent, fewer)
 
 
 def test_what_may_change_on_resume(tmp_path, straight):
