@@ -18,19 +18,19 @@ def get_config(argument=None):
   config.data.target.update(dataset="cifar10", num_examples=num_target, num_validation=num_validation)
   config.model = dict(name="cifar_quick", init="fan_in", dtype="float32")
   config.batch_size = 128 if arg.small or arg.runlocal else 256
-  config.num_epochs = 2 if arg.runlocal else 20
-  config.optimizer.update(learning_rate=0.02, weight_decay=4e-4, schedule="steps", drop_epochs=(17,))
+  config.num_epochs = 2 if arg.runlocal else 12
+  config.optimizer.update(learning_rate=0.02, weight_decay=4e-4, schedule="steps", drop_epochs=(9,))
   if arg.paper:
     config.target_batch_size = 32
     config.alpha.update(init=0.5, step_size=0.02)
   else:
-    config.target_batch_size = 250
+    config.target_batch_size = 100
     config.target_balanced = True
     config.alpha.update(
         init=0.5,
-        step_size=0.05,
+        step_size=0.07,
         target_loss="log_odds",
-        params="classifier",
-        transforms=("center_by_class", "residual_normalize", "standardize"),
+        params=("conv3", "dense", "classifier"),
+        transforms=("residual_normalize", "center_by_class", "standardize"),
     )
   return config

@@ -78,7 +78,8 @@ def train(seeds):
   logits = jax.vmap(lambda params, x: model.apply({"params": params}, x))(final.params, test["x"])
   accuracy = np.mean(np.argmax(logits, axis=-1) == test["label"], axis=1)
   source = stack("source")
-  return np.asarray(final.alpha), source["label"] != source["true_label"], accuracy, compiled_at - began, ended - compiled_at
+  wrong = source["label"] != source["true_label"]
+  return np.asarray(final.alpha), wrong, accuracy, compiled_at - began, ended - compiled_at
 
 
 def main(_):

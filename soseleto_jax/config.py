@@ -12,7 +12,6 @@ from soseleto_jax.alignment import CONTRACTIONS
 from soseleto_jax.data.task import data_config
 
 METHODS = ("soseleto", "source_only", "target_only", "finetune", "joint")
-PARAMETER_SETS = ("all", "classifier", "representation")
 TARGET_LOSSES = ("cross_entropy", "log_odds")
 TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 
@@ -55,7 +54,7 @@ def default_config() -> ConfigDict:
               contraction="jvp",
               microbatch_size=config_dict.placeholder(int),
               target_loss="cross_entropy",  # TARGET_LOSSES: whose gradient the source's are aligned with
-              params="all",  # PARAMETER_SETS: what the inner product runs over
+              params=(),  # names of layers that the inner product runs over; () is all
               transforms=(),  # TRANSFORMS, applied in turn
               classifier_on_target=False,  # a shared classifier also descends the target loss
           ),
@@ -103,7 +102,6 @@ def validate(config: ConfigDict) -> None:
   """
   _check_fields(config)
   _choice("method", config.method, METHODS)
-  _choice("alpha.params", config.alpha.params, PARAMETER_SETS)
   _choice("alpha.target_loss", config.alpha.target_loss, TARGET_LOSSES)
   _choice("alpha.contraction", config.alpha.contraction, CONTRACTIONS)
   _choice("optimizer.name", config.optimizer.name, optimizers.OPTIMIZERS)
@@ -138,14 +136,9 @@ def validate(config: ConfigDict) -> None:
   _check(
       "alpha.target_loss",
       config.alpha.target_loss,
-      config.alpha.target_loss == "cross_entropy" or (config.data.shared_classes and not config.alpha.classifier_on_target),
+      config.alpha.target_loss == "cross_entropy"
+      or (config.data.shared_classes and not config.alpha.classifier_on_target),
       "a classifier descends the target loss here, and only the cross-entropy has a minimum",
-  )
-  _check(
-      "alpha.params",
-      config.alpha.params,
-      config.data.shared_classes or config.alpha.params != "classifier",
-      "source and target share no classifier here; take 'all'",
   )
 
 

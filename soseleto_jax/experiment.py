@@ -1,7 +1,6 @@
 """An experiment made ready to run: data on the devices, network, phases and compiled steps."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +51,13 @@ class Experiment:
     image = jnp.zeros((1, *task.source["x"].shape[1:]), jnp.float32)
     self._variables = jax.jit(model.init)(jax.random.key(config.seed), image)
     self._phases = make_phases(
-        config, model, task, self.steps_per_epoch, mutable=len(self._variables) > 1, axis_name=sharding.AXIS
+        config,
+        model,
+        self._variables["params"],
+        task,
+        self.steps_per_epoch,
+        mutable=len(self._variables) > 1,
+        axis_name=sharding.AXIS,
     )
     self.num_steps = sum(phase.num_steps for phase in self._phases)
 

@@ -19,8 +19,8 @@ def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
 def log_odds(logits: jax.Array, label: jax.Array) -> jax.Array:
   """Negative log-odds of the labels, log((1 - p) / p), `[B, K]` and int `[B]` to `[B]`.
 
-  Its gradient is the cross-entropy's divided by 1 - p, so that every example pulls alike, where the cross-entropy leaves
-  the word to those that the network gets wrong. Unbounded below: for steering `alpha`, not for descending.
+  Its gradient is the cross-entropy's divided by 1 - p: every example pulls alike, where the cross-entropy leaves the
+  word to those that the network gets wrong. Unbounded below: for steering `alpha`, not for descending.
   """
   is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
   others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -12,7 +13,6 @@ from soseleto_jax import optimizers, transforms
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss, cross_entropy, log_odds
 from soseleto_jax.train_step import make_plain_step, make_train_step
-
 
 TARGET_LOSSES = {"cross_entropy": cross_entropy, "log_odds": log_odds}
 
@@ -40,7 +40,14 @@ def alpha_init(config: ConfigDict) -> float:
 
 
 def make_phases(
-    config: ConfigDict, model: nn.Module, task: Task, steps_per_epoch: int, *, mutable: bool, axis_name: str | None
+    config: ConfigDict,
+    model: nn.Module,
+    params: Any,
+    task: Task,
+    steps_per_epoch: int,
+    *,
+    mutable: bool,
+    axis_name: str | None,
 ) -> tuple[Phase, ...]:
   """Builds the phases of `config.method`.
 
@@ -53,6 +60,7 @@ def make_phases(
   Args:
     config: the experiment.
     model: from `get_model`, two-headed unless the task shares its classes.
+    params: the network's parameters, or their shapes.
     task: names the number of classes.
     steps_per_epoch: steps of one pass over the source.
     mutable: whether the model carries state.
@@ -91,7 +99,7 @@ def make_phases(
         optimizer,
         alpha_step_size=config.alpha.step_size,
         target_params=_target_params(config, task),
-        alignment_params=_alignment_params(config, task),
+        alignment_params=_alignment_params(config.alpha.params, params),
         alignment_transform=[_transform(name, task) for name in config.alpha.transforms],
         contraction=config.alpha.contraction,
         microbatch_size=config.alpha.microbatch_size,
@@ -108,13 +116,16 @@ def _target_params(config, task):
   return {"representation": False, "classifier": True} if config.alpha.classifier_on_target else None
 
 
-def _alignment_params(config, task):
-  if config.alpha.params == "all":
+def _alignment_params(names, params):
+  """Marks the leaves that have one of the names in their path; None, for all, where there are no names."""
+  if not names:
     return None
-  heads = ("classifier",) if task.shared_classes else ("source_head", "target_head")
-  return {"representation": config.alpha.params == "representation"} | {
-      head: config.alpha.params == "classifier" for head in heads
-  }
+  paths = jax.tree.map_with_path(lambda path, _: {key.key for key in path}, params)
+  known = set().union(*jax.tree.leaves(paths, is_leaf=lambda leaf: isinstance(leaf, set)))
+  for name in names:
+    if name not in known:
+      raise ValueError(f"config.alpha.params names {name!r}; the network's layers are {', '.join(sorted(known))}")
+  return jax.tree.map(lambda path: not path.isdisjoint(names), paths, is_leaf=lambda leaf: isinstance(leaf, set))
 
 
 def _transform(name, task):

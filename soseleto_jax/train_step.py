@@ -134,7 +134,7 @@ def make_train_step(
     if alpha_first:
       weights = new_weights
     if alpha_first or lookahead is None:
-      # Waiting for q makes XLA run the tangent pass beside the forward pass and not keep both passes' arrays to the end.
+      # Waiting for q makes XLA run the tangent pass beside the forward pass, and not keep both passes' arrays.
       gradient = source_gradient(jnp.where(jnp.isnan(q), jnp.nan, weights))
     if target_params is not None:
       gradient = _add(gradient, target_params, g_target)

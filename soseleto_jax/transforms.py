@@ -32,8 +32,11 @@ def center_by_class(num_classes: int, label_key: str = "label") -> Transform:
   return transform
 
 
-def standardize(epsilon: float = 1e-12) -> Transform:
-  """Divides q by its standard deviation in the batch, so that the step of `alpha` has the same size all along."""
+def standardize() -> Transform:
+  """Divides q by its standard deviation in the batch, so that the step of `alpha` has the same size all along.
+
+  Where all q are equal, as in a batch of one row, there is nothing to tell apart, and q becomes 0.
+  """
 
   def transform(q, losses, batch, axis_name):
     del losses
@@ -41,7 +44,7 @@ def standardize(epsilon: float = 1e-12) -> Transform:
     count = jnp.maximum(_psum(jnp.sum(mask), axis_name), 1)
     mean = _psum(jnp.sum(q, where=mask), axis_name) / count
     variance = _psum(jnp.sum((q - mean) ** 2, where=mask), axis_name) / count
-    return q / (jnp.sqrt(variance) + epsilon)
+    return jnp.where(variance > 0, q / jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
 
   return transform
 

@@ -42,7 +42,6 @@ def test_methods(method, shared):
     [
         ("optimizer.name", OPTIMIZERS),
         ("optimizer.schedule", SCHEDULES),
-        ("alpha.params", ("all", "classifier", "representation")),
         ("alpha.contraction", ("jvp", "vmap_grad")),
         ("alpha.target_loss", ("cross_entropy", "log_odds")),
         ("alpha.transforms", ((), ("standardize",), ("center_by_class", "residual_normalize", "standardize"))),
@@ -62,7 +61,6 @@ def test_values_at_the_edge(field, values):
 
 BAD = [
     ("method", "sosoleto", "choose one of soseleto, source_only, target_only, finetune, joint"),
-    ("alpha.params", "heads", "choose one of all, classifier, representation"),
     ("alpha.contraction", "vjp", "choose one of jvp, vmap_grad"),
     ("alpha.target_loss", "hinge", "choose one of cross_entropy, log_odds"),
     ("optimizer.name", "lamb", "choose one of sgd, adam"),
@@ -109,7 +107,6 @@ def test_one_bad_transform_of_several():
     "field, value, cure",
     [
         ("alpha.classifier_on_target", True, "only a shared classifier can"),
-        ("alpha.params", "classifier", "share no classifier"),
         ("alpha.target_loss", "log_odds", "cross-entropy"),
     ],
 )

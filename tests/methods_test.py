@@ -33,7 +33,7 @@ def task_and_model(shared):
 def phases_of(shared=True, **fields):
   task, model = task_and_model(shared)
   config = runs.make_config(data__shared_classes=shared, **fields)
-  return make_phases(config, model, task, runs.STEPS_PER_EPOCH, mutable=False, axis_name=None)
+  return make_phases(config, model, params_of(shared), task, runs.STEPS_PER_EPOCH, mutable=False, axis_name=None)
 
 
 @functools.cache
@@ -125,16 +125,16 @@ IN_ORDER = [center_by_class(runs.CLASSES), residual_normalize(), standardize()]
         ({"step_size": 0.3}, True, {"alpha_step_size": 0.3}),
         ({"first": True}, True, {"alpha_first": True}),
         ({"lookahead": 0.5}, True, {"lookahead": 0.5}),
-        ({"params": "classifier"}, True, {"alignment_params": {"representation": False, "classifier": True}}),
-        ({"params": "representation"}, True, {"alignment_params": {"representation": True, "classifier": False}}),
+        ({"params": ("classifier",)}, True, {"alignment_params": {"representation": False, "classifier": True}}),
+        ({"params": ("dense1",)}, True, {"alignment_params": {"representation": True, "classifier": False}}),
         ({"classifier_on_target": True}, True, {"target_params": {"representation": False, "classifier": True}}),
         ({"transforms": TRANSFORMS}, True, {"alignment_transform": IN_ORDER}),
         ({"transforms": TRANSFORMS[::-1]}, True, {"alignment_transform": IN_ORDER[::-1]}),
         ({}, False, {}),
         ({"transforms": TRANSFORMS[:1]}, False, {"alignment_transform": IN_ORDER[:1]}),
-        ({"params": "representation"}, False, {}),  # which is all that source and target share
+        ({"params": ("representation",)}, False, {}),  # which is all that source and target share
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else f"shared={value}",
 )
 def test_soseleto(fields, shared, options):
   """The published step; in transfer the target's own classifier descends the target loss."""
@@ -159,10 +159,9 @@ def test_soseleto(fields, shared, options):
 def test_log_odds_steer_by_gradients_of_equal_size():
   (phase,) = phases_of(alpha__target_loss="log_odds")
   state, data = state_of(phase.optimizer), batches(0)
-  _, metrics = phase.step(state, data["source"], data["target"])
-  target = {name: rows[:3] for name, rows in data["target"].items()}
-  rows = ({name: column[[row]] for name, column in target.items()} for row in range(3))
-  p = np.exp([-mean_loss(state.params, row, "classifier") for row in rows])
+  _, metrics = problems.jit(phase.step)(state, data["source"], data["target"])
+  loss = problems.jit(lambda mask: mean_loss(state.params, data["target"] | {"mask": mask}, "classifier"))
+  p = np.exp([-loss(np.arange(4) == row) for row in range(3)])
   np.testing.assert_allclose(metrics["target_loss"], np.mean(np.log((1 - p) / p)), rtol=1e-4)
 
 
@@ -182,3 +181,8 @@ def test_the_contraction_is_the_configs(contraction, microbatch_size, message):
 @pytest.mark.parametrize("method", ["soseleto", "source_only", "target_only", "finetune", "joint"])
 def test_only_soseleto_starts_from_the_weights_of_the_config(method):
   assert alpha_init(runs.make_config(method=method, alpha__init=0.3)) == (0.3 if method == "soseleto" else 1.0)
+
+
+def test_a_layer_that_is_not_there():
+  with pytest.raises(ValueError, match="config.alpha.params names 'conv9'; .*classifier, .*dense1"):
+    phases_of(True, **{"alpha.params": ("classifier", "conv9")})

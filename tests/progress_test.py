@@ -37,13 +37,13 @@ def test_quiet_where_there_is_no_terminal(monkeypatch, capsys, clock, caplog):
   caplog.set_level(logging.INFO, "soseleto_jax")
   with Progress(20, 10) as progress:
     assert steps(progress) == 2.0  # 4 steps in 2 seconds
-    assert progress.record(20, {"loss": 1.0, "test_accuracy": 1.0}) == 3.0
+    assert progress.record(20, {"target_loss": 1.0, "test_accuracy": 1.0}) == 3.0
   captured = capsys.readouterr()
   assert captured.err == captured.out == ""
   assert [record.getMessage() for record in caplog.records] == [
       "step 14 of 20: source_loss 1.235, target_loss 2.000, alpha_mean 0.500, auc 0.877, "
       "validation_accuracy 50.0%, test_accuracy 98.8%; 2.0 steps/s, 3 s left",
-      "step 20 of 20: loss 1.000, test_accuracy 100.0%; 3.0 steps/s, 0 s left",
+      "step 20 of 20: target_loss 1.000, test_accuracy 100.0%; 3.0 steps/s, 0 s left",
   ]
 
 
@@ -75,6 +75,6 @@ def test_the_bar_is_closed_when_a_run_fails(monkeypatch):
   terminal = Terminal()
   monkeypatch.setattr(sys, "stderr", terminal)
   with pytest.raises(ZeroDivisionError), Progress(20, 0) as progress:
-    progress.advance(3, {"loss": 1.0})
+    progress.advance(3, {"target_loss": 1.0})
     raise ZeroDivisionError
   assert terminal.getvalue().endswith("\n") and "3/20" in terminal.getvalue()

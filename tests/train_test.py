@@ -107,8 +107,11 @@ class BatchNormNet(nn.Module):
         pytest.param((2, 3, 4, 6, 8), dict(eval_every_epochs=0.75, checkpoint_every_epochs=0.5), id="window of means"),
         pytest.param((3, 4, 6, 8), dict(steps_per_call=3, checkpoint_every_epochs=0.75), id="several steps a call"),
         pytest.param(
-            (2, 4, 6, 8),  # the first phase ends at 4
-            dict(method="finetune", num_epochs=1, checkpoint_every_epochs=0.5, optimizer__name="adam"),
+            (3, 4, 6, 8),  # the first phase ends at 4, in the middle of a window
+            dict(
+                method="finetune", num_epochs=1, eval_every_epochs=0.75, checkpoint_every_epochs=1.0,
+                optimizer__name="adam",
+            ),  # fmt: skip
             id="finetune",
         ),
         pytest.param(
@@ -435,8 +438,9 @@ def test_the_best_record_is_chosen_on_validation(tmp_path, monkeypatch):
   assert [summary[name] for name in names] == [0.8, 0.2, 0.7, 4, 0.3]
 
 
-def test_means_are_of_the_steps_since_the_last_record(tmp_path, monkeypatch):
-  """Whatever is saved in between."""
+@pytest.mark.parametrize("fields", [{}, {"method": "finetune", "num_epochs": 1}], ids=["soseleto", "finetune"])
+def test_means_are_of_the_steps_since_the_last_record(tmp_path, monkeypatch, fields):
+  """Whatever is saved in between; of a loss, of the steps that had it (one phase of finetune ends at 4)."""
   seen = []
   advance = Experiment.advance
 
@@ -446,12 +450,16 @@ def test_means_are_of_the_steps_since_the_last_record(tmp_path, monkeypatch):
     return state, count, metrics
 
   monkeypatch.setattr(Experiment, "advance", watched)
-  config = runs.make_config(eval_every_epochs=0.75, checkpoint_every_epochs=0.5)
+  config = runs.make_config(eval_every_epochs=0.75, checkpoint_every_epochs=0.5, **fields)
   records = train_and_evaluate(config, tmp_path, runs.make_task()).records
   assert [record["step"] for record in records] == [3, 6, 8]
   for record, steps in zip(records, (seen[:3], seen[3:6], seen[6:]), strict=True):
-    for name in steps[0]:
-      np.testing.assert_allclose(record[name], np.mean([metrics[name] for metrics in steps]), rtol=1e-12)
+    for name in {name for metrics in steps for name in metrics}:
+      mean = np.mean([metrics[name] for metrics in steps if name in metrics])
+      np.testing.assert_allclose(record[name], mean, rtol=1e-12)
+  if fields:
+    losses = [{name for name in ("source_loss", "target_loss") if name in record} for record in records]
+    assert losses == [{"source_loss"}, {"source_loss", "target_loss"}, {"target_loss"}]
 
 
 # The folder, and what is refused.

@@ -1,6 +1,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,3 +82,8 @@ def test_a_batch_without_spread_stays_finite(transform, definition):
 def test_residual_normalize_bounds_the_gain_of_a_perfect_example():
   gain = residual_normalize(epsilon=1e-3)(np.float32([2]), np.float32([1e-7]), None, None)
   np.testing.assert_allclose(gain, [2000], rtol=1e-5)
+
+
+def test_standardize_leaves_nothing_of_equal_alignments():
+  mask = jnp.array([True, False, False])
+  assert standardize()(jnp.array([3.0, 0.0, 0.0]), jnp.ones(3), {"mask": mask}, None)[0] == 0
