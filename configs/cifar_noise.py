@@ -13,7 +13,19 @@ parameters, unscaled. The default takes what sharpens alpha: balanced target bat
 loss, the inner product over the classifier alone (which also spares the tangent pass through the convolutions and the
 target's backward pass), centred by class, normalised by the residual, standardised.
 
-RESULTS
+What was run, 30 % noise, seed 0, two CPU cores shared with other work (about 55 minutes), last epoch:
+
+  default      test 70.67 %, validation 70.7 %, AUC of 1 - alpha 0.894, mean alpha of right labels 0.71, of wrong 0.33
+  source_only  test 70.11 %, validation 70.9 %
+  paper        not run
+
+So alpha tells wrong labels from right ones, but with steps as small as these it does not yet leave them out, and the
+accuracy is that of plain training. AUC after 5 and 9 epochs of other choices on the same data:
+
+  default                                                                      0.862  0.880
+  cross-entropy as target loss, residual_normalize before center_by_class      0.841  0.865
+  params=("conv3", "dense", "classifier"), batches of 100, step 0.07, same order  0.847  (5 epochs only)
+SMALL_RESULT
 
 Arguments: `noise`, `paper`, `small` (10,000 source images, 1,000 clean, 2,000 for validation; for machines without a
 GPU), `runlocal` (2,000 source images, two epochs, under a minute).

@@ -479,7 +479,7 @@ def test_the_folder(tmp_path, monkeypatch, straight):
   assert [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()] == result.records
   assert json.loads((workdir / "summary.json").read_text()) == result.summary
   assert result.report == workdir / "report.html"
-  assert "A &lt;name&gt;" in result.report.read_text()
+  assert "<title>A &lt;name&gt;</title>" in result.report.read_text()
   assert saved_steps(workdir) == [4, 8]
   assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())
   assert len(list((workdir / "figures").glob("*.png"))) >= 3
