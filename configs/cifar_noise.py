@@ -27,8 +27,8 @@ accuracy is that of plain training. AUC after 5 and 9 epochs of other choices on
   params=("conv3", "dense", "classifier"), target batches of 100, step 0.07,
   residual_normalize before center_by_class                                 0.847  not run
 
-`small`, 18 epochs, seed 0, 16 minutes beside other work: test 58.00 %, validation 56.8 %, AUC 0.841, mean alpha of right
-labels 0.68, of wrong 0.33. A step of 0.2 there was behind: AUC 0.779 after 9 epochs, against 0.827.
+`small`, 18 epochs, seed 0, 16 minutes beside other work: test 58.00 %, validation 56.8 %, AUC 0.841, mean alpha of
+right labels 0.68, of wrong 0.33. A step of 0.2 there was behind: AUC 0.779 after 9 epochs, against 0.827.
 
 Arguments: `noise`, `paper`, `small` (10,000 source images, 1,000 clean, 2,000 for validation; for machines without a
 GPU), `runlocal` (2,000 source images, two epochs, under a minute).
