@@ -151,13 +151,19 @@ def test_flips(monkeypatch):
 def test_how_many_steps_a_call_takes(monkeypatch, backend, fields, counts):
   """20 where dispatches are dear, but none past a limit (here 7) or past the end of a phase (here 4)."""
   monkeypatch.setattr(jax, "default_backend", lambda: backend)
-  monkeypatch.setattr(Experiment, "_compile", lambda self, phase, count: lambda state, *_: (state, phase.sets))
-  experiment = Experiment(runs.make_config(method="finetune", num_epochs=1, **fields), runs.make_task())
+  monkeypatch.setattr(Experiment, "_compile", lambda self, phase, count: lambda state, data, rows: (state, rows))
+  task = runs.make_task()
+  experiment = Experiment(runs.make_config(method="finetune", num_epochs=1, **fields), task)
   assert (experiment.num_steps, experiment.steps_per_epoch) == (8, 4)
   state, step, taken = experiment.place(experiment.initial_state()), 0, []
   while step < 8:
-    state, count, sets = experiment.advance(state, step, 7 if step < 7 else 8)
-    assert sets == (("source",) if step < 4 else ("target",))
+    state, count, rows = experiment.advance(state, step, 7 if step < 7 else 8)
+    side, first = ("source", step) if step < 4 else ("target", step - 4)  # each phase draws from the start
+    assert rows.keys() == {side}
+    sampler = EpochSampler(N, runs.BATCH_SIZE, 0) if step < 4 else TargetSampler(task.target["label"], 5, 0)
+    for number in range(count):
+      index, mask = (np.asarray(part)[number] for part in rows[side])
+      np.testing.assert_array_equal(index[mask], sampler.batch(first + number)[0][sampler.batch(first + number)[1]])
     taken, step = taken + [count], step + count
   assert taken == counts
   with pytest.raises(ValueError, match="step 8 of 8"):
