@@ -4,7 +4,7 @@
 
 scikit-learn's 1,797 digits of 8x8 pixels: 1,137 as source, 30 % of them mislabelled (symmetric noise), 10 clean
 examples of each class as target, 200 clean ones for validation, 360 for the test. A perceptron with one hidden layer.
-Settings were chosen on validation data. Argument: `noise`, the wrong fraction.
+Settings were chosen by validation accuracy and by the AUC of alpha, on seed 0. Argument: `noise`, the wrong fraction.
 """
 
 from soseleto_jax.config import default_config, parse_argument

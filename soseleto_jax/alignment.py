@@ -66,14 +66,17 @@ def fill(selected: Any, tree: Any) -> Any:
   )
 
 
+def _marked(params, direction):
+  """Returns `params` with None where `direction` has None."""
+  return jax.tree.map(lambda d, p: None if d is None else p, direction, params, is_leaf=lambda leaf: leaf is None)
+
+
 def directional_derivative(losses_fn, params, direction):
   """`Qᵀ v` by one forward-mode pass: the derivative of the losses `[B]` along `direction`.
 
   Leaves of `direction` that are None count as zero and cost no tangent pass.
   """
-  marked = jax.tree.map(
-      lambda d, p: None if d is None else p, direction, params, is_leaf=lambda leaf: leaf is None
-  )
+  marked = _marked(params, direction)
   tangent = jax.tree.map(lambda d, p: d.astype(p.dtype), direction, marked)
   return jax.jvp(lambda m: losses_fn(fill(m, params)), (marked,), (tangent,))[1]
 
@@ -82,9 +85,7 @@ def per_example_products(loss_fn, params, batch, rng, direction, microbatch_size
   """`Qᵀ v` by its definition: every row of Q from `jax.grad`, `microbatch_size` rows at a time, times `direction`."""
 
   def product(row, key):
-    marked = jax.tree.map(
-        lambda d, p: None if d is None else p, direction, params, is_leaf=lambda leaf: leaf is None
-    )
+    marked = _marked(params, direction)
     single = jax.tree.map(lambda leaf: leaf[None], row)
     gradient = jax.grad(lambda m: loss_fn(fill(m, params), single, key)[0])(marked)
     return tree_dot(gradient, direction)
