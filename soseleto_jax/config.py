@@ -48,8 +48,9 @@ def default_config() -> ConfigDict:
           ),
           alpha=dict(
               init=0.5,
-              step_size=1.0,  # s = λ_α λ_p
+              step_size=1.0,  # s = λ_α λ_p at the first step; it follows the schedule of λ_p
               first=False,
+              burn_in_epochs=0.0,  # so long the source loss has weights 1, while alpha already learns
               lookahead=config_dict.placeholder(float),
               contraction="jvp",
               microbatch_size=config_dict.placeholder(int),
@@ -116,6 +117,7 @@ def validate(config: ConfigDict) -> None:
   _check("seed", config.seed, 0 <= config.seed < 2**32, "give a whole number from 0 to 2**32 - 1")
   _check("alpha.init", config.alpha.init, 0 <= config.alpha.init <= 1, "weights lie in [0, 1]")
   _check("alpha.step_size", config.alpha.step_size, config.alpha.step_size >= 0, "give 0 or more")
+  _check("alpha.burn_in_epochs", config.alpha.burn_in_epochs, config.alpha.burn_in_epochs >= 0, "give 0 or more")
   rate = config.optimizer.learning_rate
   _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")
   _check("optimizer.momentum", config.optimizer.momentum, 0 <= config.optimizer.momentum < 1, "give [0, 1)")

@@ -69,9 +69,8 @@ def make_phases(
   heads = {"source": None, "target": None} if task.shared_classes else {"source": "source", "target": "target"}
   losses = {side: classification_loss(model, head=head, mutable=mutable) for side, head in heads.items()}
   num_steps = config.num_epochs * steps_per_epoch
-  optimizer = optimizers.make_optimizer(
-      config.optimizer, optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)
-  )
+  schedule = optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)
+  optimizer = optimizers.make_optimizer(config.optimizer, schedule)
 
   def plain(side, steps, optimizer):
     return Phase(steps, (side,), make_plain_step(losses[side], optimizer, axis_name=axis_name), optimizer)
@@ -97,13 +96,14 @@ def make_phases(
         losses["source"],
         steering,
         optimizer,
-        alpha_step_size=config.alpha.step_size,
+        alpha_step_size=lambda step: config.alpha.step_size * schedule(step) / config.optimizer.learning_rate,
         target_params=_target_params(config, task),
         alignment_params=_alignment_params(config.alpha.params, params),
         alignment_transform=[_transform(name, task) for name in config.alpha.transforms],
         contraction=config.alpha.contraction,
         microbatch_size=config.alpha.microbatch_size,
         alpha_first=config.alpha.first,
+        burn_in=round(config.alpha.burn_in_epochs * steps_per_epoch),
         lookahead=config.alpha.lookahead,
         axis_name=axis_name,
     )

@@ -28,6 +28,7 @@ def make_train_step(
     contraction: str = "jvp",
     microbatch_size: int | None = None,
     alpha_first: bool = False,
+    burn_in: int = 0,
     lookahead: float | optax.Schedule | None = None,
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
@@ -62,6 +63,9 @@ def make_train_step(
     microbatch_size: for "vmap_grad", rows of Q at a time.
     alpha_first: True updates `alpha` before the parameters, which then use the new weights (Appendix C and the authors'
       code). False: Algorithm 1.
+    burn_in: for so many steps every source example counts fully in the parameters' update, while `alpha` learns
+      already. Weights that come from an untrained network are noise, and feeding them back blurs those that follow.
+      0: as published.
     lookahead: λ, or a schedule of the step: takes g_t at θ - λ (1/B) Σ a_j ∂ℓ_j, where equation 4 takes it at θ.
       None: as published.
     axis_name: the axis that the step is mapped over (`jax.shard_map`, `jax.pmap`); batches and `alpha` are then this
@@ -96,6 +100,9 @@ def make_train_step(
     losses, pullback, model_state = jax.vjp(source_fn, params, has_aux=True)
     losses_shown = jnp.where(valid, losses, 0.0)
 
+    def in_use(weights):
+      return jnp.where(state.step < burn_in, valid.astype(weights.dtype), weights) if burn_in else weights
+
     def source_gradient(weights):
       cotangent = (jnp.where(valid, weights, 0.0) / num_valid).astype(losses.dtype)
       return _psum(pullback(cotangent)[0], axis_name)
@@ -120,7 +127,7 @@ def make_train_step(
         q = jnp.where(valid, transform(q, losses_shown, {**source_batch, "mask": valid}, axis_name), 0.0)
       return q
 
-    weights = alpha_lib.read(state.alpha, index, valid, axis_name)
+    weights = in_use(alpha_lib.read(state.alpha, index, valid, axis_name))
     target_point = state.params
     if lookahead is not None:
       gradient = source_gradient(weights)
@@ -132,7 +139,7 @@ def make_train_step(
     alpha = alpha_lib.add_and_clip(state.alpha, index, _at(alpha_step_size, state.step) * q, valid, axis_name)
     new_weights = alpha_lib.read(alpha, index, valid, axis_name)
     if alpha_first:
-      weights = new_weights
+      weights = in_use(new_weights)
     if alpha_first or lookahead is None:
       # Waiting for q makes XLA run the tangent pass beside the forward pass, and not keep both passes' arrays.
       gradient = source_gradient(jnp.where(jnp.isnan(q), jnp.nan, weights))
