@@ -1,6 +1,8 @@
 """8 devices compute what one does, however the step is mapped over them."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from soseleto_jax import (
     make_train_step,
     shard_train_state,
     shard_train_step,
+    sharding,
     standardize,
 )
 from tests import problems
@@ -29,10 +32,15 @@ N, B, T = 13, 11, 5  # 8 divides none of them
 PADDED_N = 16
 
 
+@pytest.fixture(autouse=True)
+def split_small_parameters(monkeypatch):
+  monkeypatch.setattr(sharding, "MIN_SPLIT_SIZE", 8)
+
+
 class _Cnn(nn.Module):
   @nn.compact
   def __call__(self, x):
-    x = nn.relu(nn.Conv(3, (3, 3))(x))
+    x = nn.relu(nn.Conv(8, (3, 3))(x))
     x = nn.tanh(nn.Conv(4, (3, 3), strides=2)(x))
     return nn.Dense(problems.CLASSES)(x.reshape(x.shape[0], -1))
 
@@ -62,7 +70,7 @@ def _foreign_index(seed):
       return index
 
 
-def _batches(shape, steps=3):
+def _batches(shape, steps=12):
   for seed in range(steps):
     yield problems.batch(seed, B, shape=shape, index=_foreign_index(seed)), problems.batch(10 + seed, T, shape=shape)
 
@@ -81,9 +89,10 @@ def _specs(axis):
 # Each makes `step` for one way to map over devices: axis name of the step, placement of a state, and the mapped step.
 
 
-def _by_shard_train_step(make_step):
+def _by_shard_train_step(make_step, **options):
   mesh = make_mesh(jax.devices("cpu")[:D])
-  return problems.jit(shard_train_step(make_step("data"), mesh)), lambda state: shard_train_state(state, mesh)
+  step = problems.jit(shard_train_step(make_step("data"), mesh, **options))
+  return step, lambda state: shard_train_state(state, mesh, **options)
 
 
 def _by_own_shard_map(check_vma):
@@ -128,6 +137,7 @@ def _pad_alpha(state):
 
 MAPPINGS = {
     "shard_train_step": _by_shard_train_step,
+    "shard_params": functools.partial(_by_shard_train_step, shard_params=True),
     "shard_map": _by_own_shard_map(check_vma=True),
     "shard_map_unchecked": _by_own_shard_map(check_vma=False),
     "pmap": _by_pmap,
@@ -137,6 +147,7 @@ MAPPINGS = {
 OPTIONS = {
     "jvp": {},
     "vmap_grad": {"contraction": "vmap_grad"},
+    "ahead": {"alpha_first": True, "lookahead": 0.3, "alignment_transform": standardize()},
     "every": {
         "contraction": "vmap_grad",
         "microbatch_size": 1,
@@ -149,17 +160,18 @@ OPTIONS = {
 }
 
 
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.3), optax.adam(0.01))
+
+
 def _start(network):
   _, params, _ = _network(network)
   alpha = np.random.default_rng(5).uniform(size=N).astype(np.float32)
-  return init_train_state(params, optax.adam(0.03), N, alpha_init=alpha)
+  return init_train_state(params, OPTIMIZER, N, alpha_init=alpha)
 
 
 def _make_step(network, options, axis_name):
   loss, _, _ = _network(network)
-  return make_train_step(
-      loss, loss, optax.adam(0.03), alpha_step_size=0.3, axis_name=axis_name, **OPTIONS[options]
-  )
+  return make_train_step(loss, loss, OPTIMIZER, alpha_step_size=0.3, axis_name=axis_name, **OPTIONS[options])
 
 
 @functools.cache
@@ -169,6 +181,7 @@ def _one_device(network, options):
   for source, target in _batches(_network(network)[2]):
     state, metrics = step(state, source, target)
     results.append((state, metrics))
+  assert any(metrics["grad_norm"] > 0.3 for _, metrics in results)  # which is clipped
   moved = np.abs(np.asarray(state.alpha) - np.asarray(_start(network).alpha))
   assert np.sum(moved > 0.01) > N // 2
   return results
@@ -182,6 +195,8 @@ def _one_device(network, options):
         ("shard_train_step", "cnn", "jvp"),
         ("shard_train_step", "cnn", "vmap_grad"),
         ("shard_map_unchecked", "cnn", "vmap_grad"),
+        ("shard_params", "cnn", "jvp"),
+        ("shard_params", "cnn", "ahead"),
     ],
 )
 def test_8_devices_equal_1(mapping, network, options):
@@ -189,7 +204,8 @@ def test_8_devices_equal_1(mapping, network, options):
   state = place(_start(network))
   for batches, expected in zip(_batches(_network(network)[2]), _one_device(network, options), strict=True):
     state, metrics = step(state, *batches)
-    assert np.all(np.asarray(state.alpha)[N:] == 0)
+    if "shard_train" in mapping:
+      assert np.all(np.asarray(state.alpha)[N:] == -1)
     problems.assert_close((state.replace(alpha=state.alpha[:N]), metrics), expected, rtol=1e-4, atol=1e-5)
 
 
