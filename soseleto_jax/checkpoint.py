@@ -73,7 +73,7 @@ class Checkpoints:
     """Returns when what was saved is on disk.
 
     Raises:
-      OSError: the last save failed; the message says which checkpoint stays.
+      OSError: the last save failed; the checkpoints before it are as they were.
     """
     with self._failures():
       self._manager.wait_until_finished()
@@ -87,14 +87,15 @@ class Checkpoints:
       best_step: the step whose checkpoint stays however old it is.
 
     Raises:
-      OSError: this save or the one before failed; the message says which checkpoint stays.
+      OSError: this save or the one before failed; the checkpoints before it are as they were.
     """
     step = int(state.step)
     if step == self.latest_step:
       return
     host = jax.tree.map(np.asarray, state)
     host = host.replace(alpha=host.alpha[: self._num_source])
-    arrays = {path: [leaf, checksum] for (path, leaf), checksum in _described(host)}
+    checksums = fingerprint.checksums(host)
+    arrays = {path: [kind, checksums[path]] for path, kind in fingerprint.describe(host).items()}
     self._kept.best_step = best_step
     with self._failures():
       self._manager.save(
@@ -170,11 +171,27 @@ class Checkpoints:
   def _failures(self):
     try:
       yield
-    except Exception as error:  # a thread's, of many libraries
-      kept = "no checkpoint was saved before it"
-      if self.latest_step is not None:
-        kept = f"the checkpoint of step {self.latest_step} is intact"
-      raise OSError(f"a checkpoint could not be written: {error}; {kept}") from error
+    except Exception as error:  # of whatever library the saving thread met it in
+      raise OSError(f"a checkpoint could not be written: {error}") from error
+
+
+class _Damaged(Exception):
+  """What is wrong with a checkpoint."""
+
+
+def _sealed(content):
+  return {"content": content, "sha256": _digest(content)}
+
+
+def _opened(sealed):
+  """Returns the content of `_sealed`, if it is what was put in."""
+  if not isinstance(sealed, dict) or sealed.get("sha256") != _digest(sealed.get("content")):
+    raise _Damaged("loop does not have the checksum that it was saved with")
+  return sealed["content"]["loop"], sealed["content"]["arrays"]
+
+
+def _digest(content):
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class _NewestAndBest:

@@ -27,7 +27,7 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
   made = not workdir.exists()
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    file = (workdir / _LOCK).open("a+", encoding="utf-8")
+    file = (workdir / _LOCK).open("a+b", buffering=0)
   except OSError as error:
     raise _cannot_write(workdir, error) from error
   with file:
@@ -36,15 +36,14 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
     except BlockingIOError as error:
       file.seek(0)
       raise RuntimeError(
-          f"{workdir} is in use by {file.read().strip() or 'another run'}: wait for it, stop it, "
+          f"{workdir} is in use by {file.read().decode().strip() or 'another run'}; wait for it, stop it, "
           "or choose another --workdir"
       ) from error
     except OSError as error:
-      _LOGGER.warning("%s: no lock on this file system (%s); start no second run there", workdir, error.strerror)
+      _LOGGER.warning("%s: no locks on this file system (%s); start no second run there", workdir, error.strerror)
     try:
       file.truncate(0)
-      file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-      file.flush()
+      file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     except OSError as error:
       raise _cannot_write(workdir, error) from error
     try:
@@ -56,22 +55,22 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_disk_explained(latest_step: Callable[[], int | None]) -> Iterator[None]:
-  """Turns whatever error a full disk leads to into an OSError that says what is left and what to do.
+def failed_writes(latest_step: Callable[[], int | None]) -> Iterator[None]:
+  """Makes an OSError say what is left of the run and what to do.
 
   Args:
     latest_step: gives the step of the newest checkpoint, or None.
   """
   try:
     yield
-  except Exception as error:
-    full = [os.strerror(number) for number in _FULL if os.strerror(number) in str(error)]
-    if not full:  # libraries hand on the system's words, not always its error number
-      raise
+  except OSError as error:
     step = latest_step()
     kept = "no checkpoint was saved yet" if step is None else f"the checkpoint of step {step} is intact"
-    raise OSError(f"{full[0]}: {error}; {kept}; free space and run the same command again") from error
+    # Libraries hand on the system's words, not always its error number.
+    full = next((text for text in map(os.strerror, _FULL) if text in str(error)), None)
+    cure = "free space and" if full else "mend that, then"
+    raise OSError(f"{full or error}; {kept}; {cure} run the same command again") from error
 
 
 def _cannot_write(workdir, error):
-  return OSError(f"{workdir} cannot be written: {error.strerror}; choose another --workdir, or make room or a right")
+  return OSError(f"{workdir} cannot be written: {error.strerror}; choose another --workdir, or mend that")

@@ -111,9 +111,10 @@ def test_a_save_that_was_cut_off_counts_for_nothing(tmp_path):
 @pytest.mark.parametrize(
     "field, other, message",
     [
-        ("alpha", jnp.zeros(N + 1), r"step 2: state.alpha has shape \(13,\), but \(14,\) here; choose another"),
-        ("params", {"w": jnp.zeros((2, 4)), "b": jnp.zeros(3)}, r"state.params\['w'\] has shape \(2, 3\), but"),
-        ("params", {"w": jnp.zeros((2, 3))}, "params.b"),
+        ("alpha", jnp.zeros(N + 1), r"step 2: state.alpha is float32\[13\], but float32\[14\] here; choose another"),
+        ("params", {"w": jnp.zeros((2, 4)), "b": jnp.zeros(3, jnp.bfloat16)}, r"state.params\['w'\] is float32\[2, 3\], but float32\[2, 4\]"),
+        ("params", {"w": jnp.zeros((2, 3))}, r"state.params\['b'\] is bfloat16\[3\], but no such array here"),
+        ("params", {"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)}, r"is bfloat16\[3\], but float32\[3\] here"),
     ],
 )
 def test_a_state_of_another_shape_is_refused(tmp_path, field, other, message):
