@@ -41,7 +41,11 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=self._kept, create=True, cleanup_tmp_directories=True
+            preservation_policy=self._kept,
+            create=True,
+            cleanup_tmp_directories=True,
+            # A folder that cannot be made in the background would leave those that write to it waiting for minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         ),
         item_names=("state", "loop"),
     )
@@ -172,6 +176,7 @@ class Checkpoints:
     try:
       yield
     except Exception as error:  # of whatever library the saving thread met it in
+      self._manager.reload()  # it has forgotten what the new one was to replace
       raise OSError(f"a checkpoint could not be written: {error}") from error
 
 
