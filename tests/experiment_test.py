@@ -218,17 +218,20 @@ def test_soseleto_is_the_published_step_on_these_batches():
 def test_split_parameters_change_nothing(method, steps_per_call):
   """Nor what is evaluated; two layers are large enough for it, and stay split."""
   fields = dict(method=method, num_epochs=1, model__hidden=(3280, 5), optimizer__name="adam")
+  leaves = lambda state: jax.tree.leaves((state.params, state.opt_state))
+  split = lambda state: sorted(leaf.shape for leaf in leaves(state) if not leaf.is_fully_replicated)
   results = []
   for shard_params in (False, True):
     config = runs.make_config(**fields, steps_per_call=steps_per_call, shard_params=shard_params)
     experiment = Experiment(config, runs.make_task())
     state, step = experiment.place(experiment.initial_state()), 0
+    expected = 3 * [(5, 3280)] + 3 * [(3280, 5)] if shard_params else []
+    assert split(state) == expected
     while step < 6 and step < experiment.num_steps:
       state, count, metrics = experiment.advance(state, step, 6)
       step += count
     results.append((state.replace(alpha=experiment.alpha(state)), metrics, experiment.evaluate(state)))
-    split = [leaf.shape for leaf in jax.tree.leaves((state.params, state.opt_state)) if not leaf.is_fully_replicated]
-    assert sorted(split) == (3 * [(5, 3280)] + 3 * [(3280, 5)] if shard_params else [])
+    assert split(state) == expected
   problems.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
