@@ -18,7 +18,7 @@ TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 # What a run may change when it resumes: none of it touches the numbers that training computes.
 _FREE_ON_RESUME = (
     "name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
-    "data.data_dir",
+    "shard_params", "data.data_dir",
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def default_config() -> ConfigDict:
           eval_batch_size=500,
           checkpoint_every_epochs=1.0,
           max_to_keep=2,
+          shard_params=False,  # parameters and optimizer state split over the devices, for a network too large for one
           steps_per_call=0,  # 0: 1 on CPU, 20 on GPU and TPU
       )
   )
@@ -129,6 +130,12 @@ def validate(config: ConfigDict) -> None:
         config.data.shared_classes or config.method == "finetune",
         "method 'source_only' trains no target classifier; take 'finetune' for transfer between classes",
     )
+  _check(
+      "alpha.contraction",
+      config.alpha.contraction,
+      config.alpha.contraction == "jvp" or not config.shard_params,
+      "forms a gradient of all parameters for each example, which shard_params is to avoid; take 'jvp'",
+  )
   _check(
       "alpha.classifier_on_target",
       config.alpha.classifier_on_target,
