@@ -60,30 +60,31 @@ def shard_train_state(state: TrainState, mesh: Mesh, shard_params: bool = False)
     caller's.
   """
   alpha = np.asarray(state.alpha)
-  padded = np.pad(alpha, (0, -len(alpha) % mesh.shape[AXIS]), constant_values=PADDING)  # on the host: never whole on one device
+  padded = np.pad(alpha, (0, -len(alpha) % mesh.shape[AXIS]), constant_values=PADDING)
   shardings = state_shardings(state, mesh, shard_params)
 
   def place(leaf, sharding):
     return jax.device_put(jnp.array(leaf, copy=True), sharding)
 
   placed = jax.tree.map(place, state.replace(alpha=None), shardings.replace(alpha=None))
+  # From the host, and not by way of one device that may have no room for all of it.
   return placed.replace(alpha=jax.device_put(padded, shardings.alpha))
 
 
 def shard_train_step(step: Callable[..., Any], mesh: Mesh, shard_params: bool = False) -> Callable[..., Any]:
   """Maps a train step over the devices of a mesh.
 
-  With `shard_params`, parameters and optimizer state live split over the devices: at rest each device holds 1/D of
-  them. During a step every device gathers all parameters once and holds a whole gradient of the source and one of the
-  target; the optimizer then works on each device's part, and means what it says all the same (a clip by the global norm
-  is by the norm of all parts).
+  With `shard_params`, large parameters and their optimizer state live split over the devices, so that between steps
+  each device holds 1/D of them. That is all it saves: during a step every device gathers all parameters once and holds
+  a whole gradient of the source and one of the target. The optimizer then works on each device's part, and any optax
+  transformation means what it says (a clip by the global norm is by the norm of all parts).
 
   Args:
     step: from `make_train_step(..., axis_name="data")` or `make_plain_step`; without `shard_params` also any function
       of a state and batches.
     mesh: with an axis "data" of D devices.
-    shard_params: as it was given to `shard_train_state`. With `contraction="vmap_grad"` it works, but saves little
-      beside the per-example gradients.
+    shard_params: as it was given to `shard_train_state`. Meant for `contraction="jvp"`: beside the per-example
+      gradients of "vmap_grad" it saves little.
 
   Returns:
     `step(state, *batches) -> (state, metrics)`, jitted. The state is as `shard_train_state` places it, and donated.
@@ -108,9 +109,7 @@ def map_over_devices(
   """
   if not shard_params:
     return jax.shard_map(step, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(STATE_SPECS, P()))
-  mapped = jax.shard_map(
-      step.gradients, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(P(), STATE_SPECS, P())
-  )
+  mapped = jax.shard_map(step.gradients, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(P(), STATE_SPECS, P()))
 
   def sharded(state, *args):
     shardings = state_shardings(state, mesh, shard_params)

@@ -80,7 +80,7 @@ def make_train_step(
 
   Guarantees: rows with `mask` False change nothing, whatever finite values they hold, and rows of `alpha` outside of
   the batch keep their bits. A row that stands twice in a batch gets the sum of its two updates, then one clip. An index
-  outside of `alpha` counts as masked. `alpha` stays in [0, 1].
+  outside of `alpha`, or of its padding (weights below 0), counts as masked. `alpha` stays in [0, 1].
 
   Args:
     source_loss: `LossFn` of the source batch.
@@ -110,10 +110,11 @@ def make_train_step(
   Returns:
     `step(state, source_batch, target_batch) -> (state, metrics)`, a pure function, as a `Step`. `source_batch` is a
     mapping with "index", int32 `[B]`, the rows of `alpha`; both batches may hold "mask", bool; the rest is the losses'
-    own, each array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss" (weighted, with the
-    weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its update), "alignment_mean" (of
-    q as it updates `alpha`), "grad_norm" (of g), "target_grad_norm" (of g_t over the leaves that it is needed for).
-    After the step, `model_state` is what the source loss returned; the target loss reads the one before.
+    own, each array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss" (weighted,
+    with the weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its update),
+    "alignment_mean" (of q as it updates `alpha`), "grad_norm" (of g), "target_grad_norm" (of g_t over the leaves that
+    it is needed for). After the step, `model_state` is what the source loss returned; the target loss reads the one
+    before.
 
   Raises:
     ValueError: when built, for a contraction that does not exist or a misplaced `microbatch_size`; when traced, for
@@ -219,8 +220,8 @@ def make_plain_step(
     axis_name: the axis that the step is mapped over, as in `make_train_step`.
 
   Returns:
-    `step(state, batch) -> (state, metrics)`, a pure function, as a `Step`; rows with `mask` False change nothing. `metrics` are
-    float32 scalars "loss" and "grad_norm".
+    `step(state, batch) -> (state, metrics)`, a pure function, as a `Step`; rows with `mask` False change nothing.
+    `metrics` are float32 scalars "loss" and "grad_norm".
   """
 
   def gradients(state: TrainState, batch: Any) -> tuple[Any, TrainState, Metrics]:

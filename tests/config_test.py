@@ -117,6 +117,12 @@ def test_what_needs_shared_classes(field, value, cure):
     validate(config_with(**{field: value, "data.shared_classes": False}))
 
 
+def test_split_parameters_need_the_jvp():
+  validate(config_with(shard_params=True))
+  with pytest.raises(ValueError, match="config.alpha.contraction='vmap_grad': .* shard_params .* take 'jvp'"):
+    validate(config_with(**{"shard_params": True, "alpha.contraction": "vmap_grad"}))
+
+
 @pytest.mark.parametrize(
     "path, name, message",
     [
@@ -227,7 +233,7 @@ def test_changed_fields_are_sorted_and_may_be_missing_on_either_side():
 
 
 FREE = ("name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
-        "data.data_dir")  # fmt: skip
+        "shard_params", "data.data_dir")  # fmt: skip
 
 
 def test_only_these_fields_are_free():

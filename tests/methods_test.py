@@ -188,3 +188,10 @@ def test_only_soseleto_starts_from_the_weights_of_the_config(method):
 def test_a_layer_that_is_not_there():
   with pytest.raises(ValueError, match="config.alpha.params names 'conv9'; .*classifier, .*dense1"):
     phases_of(True, **{"alpha.params": ("classifier", "conv9")})
+
+
+@pytest.mark.parametrize("names", [("target_head",), ("source_head", "target_head")])
+def test_layers_that_source_and_target_do_not_share(names):
+  """No gradient of the one set meets one of the other there."""
+  with pytest.raises(ValueError, match=r"config.alpha.params=\('.*_head',?\) names no layer .* 'representation'"):
+    phases_of(False, **{"alpha.params": names})
