@@ -135,7 +135,7 @@ class Experiment:
     def find(state, data, rows):
       batches = self._assemble(phase, state, data, rows)
       found = nonfinite.faulty_rows(phase.losses, state, *batches)
-      return [(batch["index"], faulty & batch["mask"]) for batch, faulty in zip(batches, found, strict=True)]
+      return [(batch["index"], faulty) for batch, faulty in zip(batches, found, strict=True)]  # padding's index too
 
     found = jax.device_get(find(state, data, jax.tree.map(lambda row: row[step - 1 - first], rows)))
     return {name: np.unique(index[faulty]).tolist() for name, (index, faulty) in zip(phase.sets, found, strict=True)}

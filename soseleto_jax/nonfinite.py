@@ -34,7 +34,7 @@ def faulty_rows(
   for loss, batch in reversed(list(zip(losses, batches, strict=True))):
     mask = batch.get("mask", jnp.ones(batch_size_of(batch), bool))
     faulty = ~_finite_inputs(batch)
-    losses_of = _bind(loss, without(batch, faulty), rng, state.model_state)
+    losses_of = _bind(loss, without(batch, faulty, axis_name), rng, state.model_state)
     if direction is None:
       suspect = ~jnp.isfinite(losses_of(state.params))
     else:
@@ -46,16 +46,21 @@ def faulty_rows(
     faulty |= suspect & (num_fine > 0)
     found.insert(0, faulty)
     if len(found) < len(batches):
-      direction = _gradient(_bind(loss, without(batch, faulty), rng, state.model_state), state.params, mask & ~faulty)
+      losses_of = _bind(loss, without(batch, faulty, axis_name), rng, state.model_state)
+      direction = _gradient(losses_of, state.params, mask & ~faulty)
   return found
 
 
-def without(batch: Mapping[str, Any], faulty: jax.Array) -> dict[str, Any]:
+def without(batch: Mapping[str, Any], faulty: jax.Array, axis_name: str | None = None) -> dict[str, Any]:
   """Returns the batch with faulty rows masked and a copy of another row in their place: 0 times inf is not 0."""
   other = jnp.argmin(faulty)
+  if axis_name is not None:
+    device = jnp.argmin(jax.lax.all_gather(faulty[other], axis_name))
 
   def fill(leaf):
-    row = jnp.where(faulty[other], jnp.zeros_like(leaf[0]), leaf[other])
+    row = leaf[other]
+    if axis_name is not None:
+      row = jax.lax.all_gather(row, axis_name)[device]
     return jnp.where(faulty.reshape(-1, *[1] * (leaf.ndim - 1)), row, leaf)
 
   mask = batch.get("mask", jnp.ones(faulty.shape, bool))
@@ -78,7 +83,8 @@ def skipping(
 
   def careful(state, *batches):
     found = faulty_rows(losses, state, *batches, axis_name=axis_name)
-    gradient, after, metrics = gradients(state, *map(without, batches, found))
+    cleaned = [without(batch, faulty, axis_name) for batch, faulty in zip(batches, found, strict=True)]
+    gradient, after, metrics = gradients(state, *cleaned)
     sound = jnp.isfinite(metrics["grad_norm"])
     number = sum(jnp.sum(rows & batch.get("mask", True)) for rows, batch in zip(found, batches, strict=True))
     if len(batches) > 1:

@@ -153,7 +153,7 @@ def make_train_step(
       return _psum(jax.value_and_grad(mean)(leaves), axis_name)
 
     def counted(q):
-      return jnp.where(valid & jnp.isfinite(q) if skip_nonfinite else valid, q, 0.0)
+      return jnp.where(valid & jnp.isfinite(losses + q) if skip_nonfinite else valid, q, 0.0)
 
     def aligned(direction):
       direction = _varying(alignment_lib.select(alignment_params, direction), axis_name)

@@ -3,10 +3,12 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import threading
 import types
@@ -17,13 +19,15 @@ import matplotlib
 import numpy as np
 import pytest
 
-from soseleto_jax import experiment, report, sharding, train
+from experiments import faults
+from soseleto_jax import experiment, report, sharding, train, writers
 from soseleto_jax.checkpoint import Checkpoints
 from soseleto_jax.experiment import Experiment
 from soseleto_jax.train import train_and_evaluate
+from soseleto_jax.workdir import claim
 from tests import problems, runs
 
-write_report = report.write_report
+write_report, write = report.write_report, writers.MetricWriter.write
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -133,7 +137,8 @@ def test_stopped_after_every_checkpoint(tmp_path, monkeypatch, checkpoints, fiel
       train_and_evaluate(config, workdir, task)
     assert saved_steps(workdir)[-1] == step
   assert_same_run(train_and_evaluate(config, workdir, task), straight)
-  assert saved_steps(workdir) == saved_steps(tmp_path / "straight") == list(checkpoints[-2:])
+  kept = sorted({*checkpoints[-2:], straight.summary["best_checkpoint"]})
+  assert saved_steps(workdir) == saved_steps(tmp_path / "straight") == kept
   assert straight.state.step == 8
 
 
@@ -175,6 +180,46 @@ def test_a_signal_during_evaluation(tmp_path, monkeypatch, straight):
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   assert saved_steps(tmp_path) == [4]
   assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
+
+
+def test_a_signal_before_training(tmp_path, monkeypatch, straight):
+  """Has nothing to save, and the same code."""
+
+  def interrupted(*_):
+    kill(signal.SIGTERM)()
+    pytest.fail("it went on")
+
+  handler = signal.getsignal(signal.SIGTERM)
+  with monkeypatch.context() as patch, pytest.raises(SystemExit) as raised:
+    patch.setattr(train, "get_task", interrupted)
+    train_and_evaluate(runs.make_config(), tmp_path / "run")
+  assert raised.value.code == train.EXIT_PREEMPTED == 75
+  assert signal.getsignal(signal.SIGTERM) is handler
+  assert_same_run(train_and_evaluate(runs.make_config(), tmp_path / "run", runs.make_task()), straight)
+
+
+def test_no_checkpoint_can_be_used(tmp_path):
+  """Then a run never starts from the beginning by itself."""
+  with before_step(6, crash), pytest.raises(Crash):
+    train_and_evaluate(runs.make_config(checkpoint_every_epochs=0.5), tmp_path, runs.make_task())
+  assert saved_steps(tmp_path)[-2:] == [4, 6]
+  for step in ("4", "6"):
+    faults.DAMAGES["arrays missing"](tmp_path / "checkpoints" / step)
+  (tmp_path / "checkpoints" / "2").mkdir(exist_ok=True)
+  with pytest.raises(RuntimeError, match="step 6: .*step 4: .*step 2: .*another --workdir"):
+    train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
+
+
+def test_the_newest_checkpoint_is_damaged_or_gone(tmp_path, caplog, straight):
+  config = runs.make_config(checkpoint_every_epochs=0.5)
+  for name, message in (("damaged", "step 8 is damaged"), ("gone", "records up to step 8 but no later checkpoint")):
+    workdir = tmp_path / name
+    train_and_evaluate(config, workdir, runs.make_task())
+    newest = workdir / "checkpoints" / "8"
+    faults.DAMAGES["state missing"](newest) if name == "damaged" else shutil.rmtree(newest)
+    assert_same_run(train_and_evaluate(config, workdir, runs.make_task()), straight)
+    assert message in caplog.text
+    assert saved_steps(workdir)[-1] == 8
 
 
 def test_a_record_whose_checkpoint_was_lost(tmp_path, monkeypatch, straight):
@@ -259,6 +304,46 @@ def test_a_folder_refuses_other_data(straight):
     train_and_evaluate(runs.make_config(), straight.report.parent, fewer)
 
 
+@pytest.mark.parametrize("change", ["source label", "target x", "validation label", "test x"])
+def test_a_folder_refuses_other_data_of_the_same_size(straight, change):
+  name, column = change.split()
+  task = runs.make_task()
+  examples = getattr(task, name)
+  examples[column] = np.roll(examples[column], 1, axis=0)
+  with pytest.raises(ValueError, match=f"{straight.report.parent} holds a run on other data: .*another --workdir"):
+    train_and_evaluate(runs.make_config(), straight.report.parent, task)
+
+
+@pytest.mark.parametrize("hindrance", ["not a folder", "in use"])
+def test_a_folder_is_tried_before_data_is_read(tmp_path, monkeypatch, hindrance):
+  monkeypatch.setattr(train, "get_task", lambda *_: pytest.fail("it reads data"))
+  with contextlib.ExitStack() as stack:
+    if hindrance == "in use":
+      stack.enter_context(claim(tmp_path / "run"))
+      error, message = RuntimeError, "is in use by process"
+    else:
+      (tmp_path / "run").touch()
+      error, message = OSError, "cannot be written"
+    with pytest.raises(error, match=message):
+      train_and_evaluate(runs.make_config(), tmp_path / "run")
+
+
+def test_a_disk_that_fills_up(tmp_path, monkeypatch, straight):
+  """Wherever it is met: here, where a record is written."""
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with monkeypatch.context() as patch, pytest.raises(OSError) as raised:
+    once_full = lambda self, step, *rest: (full if step == 8 else write)(self, step, *rest)
+    patch.setattr(writers.MetricWriter, "write", once_full)
+    train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
+  assert str(raised.value) == (
+      "No space left on device; the checkpoint of step 4 is intact; free space and run the same command again"
+  )
+  assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
+
+
 def test_what_may_change_on_resume(tmp_path, straight):
   with before_step(4, crash), pytest.raises(Crash):
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
@@ -275,7 +360,7 @@ def test_what_may_change_on_resume(tmp_path, straight):
   result = train_and_evaluate(changed, tmp_path, runs.make_task())
   problems.assert_close(result.state, straight.state)
   assert [record["step"] for record in result.records] == [4, 6, 8]
-  assert saved_steps(tmp_path) == [8]
+  assert saved_steps(tmp_path) == sorted({result.summary["best_checkpoint"], 8})
   assert json.loads((tmp_path / "config.json").read_text())["name"] == "renamed"
 
 
@@ -327,6 +412,60 @@ def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, straight, bad_step, me
   assert saved_steps(tmp_path) == [2, 4]
   if not fields:
     assert_same_run(train_and_evaluate(config, tmp_path, runs.make_task()), straight)
+
+
+def spoil(task, name, row):
+  getattr(task, name)["x"][row, 2] = np.nan  # behind the back of the task's own checks
+  return task
+
+
+@pytest.mark.parametrize(
+    "name, row, fields, step",
+    [
+        ("source", 7, {}, None),
+        ("source", 0, {}, None),  # which fills up the batches for the mesh
+        ("target", 3, {"checkpoint_every_epochs": 0.25}, None),
+        ("source", 7, {"method": "source_only", "steps_per_call": 2}, None),
+        ("target", 3, {"method": "finetune", "num_epochs": 1}, 5),  # no checkpoint is newer than step 4
+    ],
+)
+def test_an_error_names_the_examples(tmp_path, name, row, fields, step):
+  config = runs.make_config(**fields)
+  with pytest.raises(FloatingPointError) as raised:
+    train_and_evaluate(config, tmp_path, spoil(runs.make_task(), name, row))
+  message = str(raised.value)
+  assert f"At fault: {name} example {row}, whose loss or gradient is not finite." in message
+  assert "on_nonfinite=skip" in message
+  if step:
+    assert message.startswith(f"step {step}: ") and "the checkpoint of step 4" in message
+
+
+@pytest.mark.parametrize("name, row", [("source", 7), ("source", 0), ("target", 3)])
+def test_going_on_without_examples_that_are_not_finite(tmp_path, caplog, name, row):
+  config = runs.make_config(on_nonfinite="skip", steps_per_call=3)
+  result = train_and_evaluate(config, tmp_path / "skip", spoil(runs.make_task(), name, row))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state))
+  assert f"goes on without {name} example {row}" in caplog.text
+  assert result.records[-1]["skipped_rows"] > 0 and result.records[-1]["skipped_step"] == 0
+  assert np.isfinite([value for record in result.records for value in record.values()]).all()
+  assert (result.alpha[row] == 0) == (name == "source")
+  assert (np.delete(result.alpha, row) > 0).all()
+
+
+def test_going_on_where_it_began_to_stop(tmp_path):
+  """The option may change in the middle of a run."""
+  task = spoil(runs.make_task(), "source", 7)
+  with pytest.raises(FloatingPointError):
+    train_and_evaluate(runs.make_config(checkpoint_every_epochs=0.25), tmp_path, task)
+  result = train_and_evaluate(runs.make_config(on_nonfinite="skip"), tmp_path, task)
+  assert result.state.step == 8 and result.alpha[7] == 0
+
+
+def test_skipping_every_step_is_diverging(tmp_path, monkeypatch):
+  runs.use_devices(monkeypatch, 1)
+  with pytest.raises(FloatingPointError, match="no gradient .* was finite. Try a smaller learning rate"):
+    config = runs.make_config(on_nonfinite="skip", optimizer__learning_rate=1e30, num_epochs=3)
+    train_and_evaluate(config, tmp_path, runs.make_task())
 
 
 def test_a_run_that_diverges(tmp_path, monkeypatch):
@@ -424,6 +563,7 @@ def test_records_and_summary(straight):
       "validation_accuracy": record["validation_accuracy"],
       "best_validation_accuracy": best["validation_accuracy"],
       "best_step": best["step"],
+      "best_checkpoint": best["step"],
       "test_accuracy_at_best": best["test_accuracy"],
       "auc": record["auc"],
   }
