@@ -13,12 +13,13 @@ from soseleto_jax.data.task import data_config
 
 METHODS = ("soseleto", "source_only", "target_only", "finetune", "joint")
 TARGET_LOSSES = ("cross_entropy", "log_odds")
+ON_NONFINITE = ("stop", "skip")
 TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 
 # What a run may change when it resumes: none of it touches the numbers that training computes.
 _FREE_ON_RESUME = (
     "name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
-    "shard_params", "data.data_dir",
+    "shard_params", "on_nonfinite", "data.data_dir",
 )  # fmt: skip
 
 
@@ -64,6 +65,7 @@ def default_config() -> ConfigDict:
           checkpoint_every_epochs=1.0,
           max_to_keep=2,
           shard_params=False,  # parameters and optimizer state split over the devices, for a network too large for one
+          on_nonfinite="stop",  # ON_NONFINITE: what to do about a loss or gradient that is not finite
           steps_per_call=0,  # 0: 1 on CPU, 20 on GPU and TPU
       )
   )
@@ -108,6 +110,7 @@ def validate(config: ConfigDict) -> None:
   _choice("alpha.contraction", config.alpha.contraction, CONTRACTIONS)
   _choice("optimizer.name", config.optimizer.name, optimizers.OPTIMIZERS)
   _choice("optimizer.schedule", config.optimizer.schedule, optimizers.SCHEDULES)
+  _choice("on_nonfinite", config.on_nonfinite, ON_NONFINITE)
   for name in config.alpha.transforms:
     _choice("alpha.transforms", name, TRANSFORMS)
   for field in ("batch_size", "target_batch_size", "num_epochs", "eval_batch_size", "max_to_keep"):

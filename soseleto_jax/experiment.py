@@ -1,5 +1,6 @@
 """An experiment made ready to run: data on the devices, network, phases and compiled steps."""
 
+import collections
 import dataclasses
 import functools
 
@@ -11,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from soseleto_jax import metrics as metrics_lib
-from soseleto_jax import sharding
+from soseleto_jax import nonfinite, sharding
 from soseleto_jax.data.resident import Assembly
 from soseleto_jax.data.sampling import EpochSampler, TargetSampler
 from soseleto_jax.data.task import Task
@@ -76,6 +77,7 @@ class Experiment:
         if examples is not None
     }
     self._dispatch = functools.cache(self._compile)
+    self._fed = collections.deque(maxlen=2)  # a dispatch's metrics are read once the next one is on its way
 
   def initial_state(self) -> TrainState:
     """Returns the state at step 0, on one device."""
@@ -110,9 +112,33 @@ class Experiment:
       state = state.replace(opt_state=phase.optimizer.init(state.params))
       state = jax.device_put(state, sharding.state_shardings(state, self._mesh, self.config.shard_params))
     count = min(self._steps_per_call(), limit - step, start + phase.num_steps - step)
-    data = {name: self._data[name] for name in phase.sets}
-    state, metrics = self._dispatch(phase, count)(state, data, self._rows(phase, step - start, count))
+    data, rows = {name: self._data[name] for name in phase.sets}, self._rows(phase, step - start, count)
+    self._fed.append((step, rows))
+    state, metrics = self._dispatch(phase, count)(state, data, rows)
     return state, count, metrics
+
+  def faulty_examples(self, state: TrainState, step: int) -> dict[str, list[int]]:
+    """Finds the examples that make a step of the last two dispatches not finite, see `nonfinite.faulty_rows`.
+
+    Args:
+      state: placed by `place`, with finite parameters; not donated.
+      step: the step's own number: that of the state before it, plus 1.
+
+    Returns:
+      Their indices in each set that the step draws from.
+    """
+    phase, _ = self._phase_at(step - 1)
+    first, rows = next(fed for fed in reversed(self._fed) if fed[0] < step)
+    data = {name: self._data[name] for name in phase.sets}
+
+    @functools.partial(jax.jit, out_shardings=self._replicated)
+    def find(state, data, rows):
+      batches = self._assemble(phase, state, data, rows)
+      found = nonfinite.faulty_rows(phase.losses, state, *batches)
+      return [(batch["index"], faulty & batch["mask"]) for batch, faulty in zip(batches, found, strict=True)]
+
+    found = jax.device_get(find(state, data, jax.tree.map(lambda row: row[step - 1 - first], rows)))
+    return {name: np.unique(index[faulty]).tolist() for name, (index, faulty) in zip(phase.sets, found, strict=True)}
 
   def evaluate(self, state: TrainState) -> dict[str, float]:
     """Returns accuracy and loss on validation (if there is one) and test, and what `alpha` shows by now."""
@@ -158,14 +184,16 @@ class Experiment:
       rows[name] = tuple(np.pad(part, ((0, 0), (0, missing))) for part in (index, mask))
     return jax.device_put(rows, NamedSharding(self._mesh, P(None, sharding.AXIS)))
 
+  def _assemble(self, phase, state, data, rows):
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
+    return [
+        self._assemblies[name](data[name], *rows[name], jax.random.fold_in(key, number))
+        for number, name in enumerate(phase.sets)
+    ]
+
   def _compile(self, phase, count):
     def gradients(state, data, rows):
-      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
-      batches = [
-          self._assemblies[name](data[name], *rows[name], jax.random.fold_in(key, number))
-          for number, name in enumerate(phase.sets)
-      ]
-      gradient, state, metrics = phase.step.gradients(state, *batches)
+      gradient, state, metrics = phase.step.gradients(state, *self._assemble(phase, state, data, rows))
       if "loss" in metrics:  # plain training; named after the set that it is on, as in the other steps
         metrics[f"{phase.sets[0]}_loss"] = metrics.pop("loss")
       return gradient, state, metrics

@@ -9,6 +9,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from soseleto_jax import optimizers, transforms
+from soseleto_jax.alignment import LossFn
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss, cross_entropy, log_odds
 from soseleto_jax.train_step import Step, make_plain_step, make_train_step
@@ -23,12 +24,14 @@ class Phase:
   Attributes:
     num_steps: its length.
     sets: "source" and "target", those that a batch is drawn from at each step, in the order of the step's arguments.
+    losses: of each of the sets, as the step has them.
     step: `(state, *batches) -> (state, metrics)`.
     optimizer: starts afresh with the phase.
   """
 
   num_steps: int
   sets: tuple[str, ...]
+  losses: tuple[LossFn, ...]
   step: Step
   optimizer: optax.GradientTransformation
 
@@ -71,8 +74,11 @@ def make_phases(
   schedule = optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)
   optimizer = optimizers.make_optimizer(config.optimizer, schedule)
 
+  options = dict(skip_nonfinite=config.on_nonfinite == "skip", axis_name=axis_name)
+
   def plain(side, steps, optimizer):
-    return Phase(steps, (side,), make_plain_step(losses[side], optimizer, axis_name=axis_name), optimizer)
+    step = make_plain_step(losses[side], optimizer, **options)
+    return Phase(steps, (side,), (losses[side],), step, optimizer)
 
   if config.method == "source_only":
     return (plain("source", num_steps, optimizer),)
@@ -83,10 +89,9 @@ def make_phases(
     finetune_steps = round(config.finetune_epochs * steps_per_epoch)
     return plain("source", num_steps, optimizer), plain("target", finetune_steps, last)
 
+  steering = losses["target"]
   if config.method == "joint":
-    step = make_train_step(
-        losses["source"], losses["target"], optimizer, alpha_step_size=0.0, target_params=True, axis_name=axis_name
-    )
+    step = make_train_step(losses["source"], steering, optimizer, alpha_step_size=0.0, target_params=True, **options)
   else:
     steering = classification_loss(
         model, loss=TARGET_LOSSES[config.alpha.target_loss], head=heads["target"], mutable=mutable
@@ -104,9 +109,9 @@ def make_phases(
         alpha_first=config.alpha.first,
         burn_in=round(config.alpha.burn_in_epochs * steps_per_epoch),
         lookahead=config.alpha.lookahead,
-        axis_name=axis_name,
+        **options,
     )
-  return (Phase(num_steps, ("source", "target"), step, optimizer),)
+  return (Phase(num_steps, ("source", "target"), (losses["source"], steering), step, optimizer),)
 
 
 def _target_params(config, task):

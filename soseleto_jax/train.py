@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import pathlib
@@ -21,8 +22,10 @@ from soseleto_jax.data.task import Task, get_task
 from soseleto_jax.experiment import Experiment
 from soseleto_jax.progress import Progress
 from soseleto_jax.train_state import TrainState
+from soseleto_jax.workdir import claim, failed_writes
 
 _LOGGER = logging.getLogger(__name__)
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command goes on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Result:
 def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Task | None = None) -> Result:
   """Trains as a config says and writes the run's folder; goes on from its newest checkpoint if there is one.
 
-  At each event the order is: evaluate, write the record, save. SIGINT and SIGTERM save first, then stop.
+  At each event the order is: evaluate, write the record, save. SIGINT and SIGTERM save first, then stop; after SIGTERM
+  the process exits with code 75.
 
   Args:
     config: the fields of `soseleto_jax.config.default_config`.
@@ -59,32 +63,35 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
     A `Result`. A run that had finished before is not repeated.
 
   Raises:
-    ValueError: a config or data that cannot be used, or a folder whose run had a config that computes something else.
+    ValueError: a config or data that cannot be used, or a folder whose run had other data or a config that computes
+      something else.
     FloatingPointError: a loss or gradient that is not finite; the last checkpoint stays.
+    OSError: the folder cannot be written, at the start or later; the last checkpoint stays.
+    RuntimeError: another run is using the folder, or all of its checkpoints are damaged.
   """
   validate(config)
   workdir = pathlib.Path(workdir)
-  experiment = Experiment(config, get_task(config.data, config.seed) if task is None else task)
-  with Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source) as checkpoints:
-    _write_config(workdir / "config.json", config, checkpoints)
-    state, window = experiment.initial_state(), _Window()
-    if checkpoints.latest_step is not None:
-      state, saved = checkpoints.restore(state)
-      window = _Window(**saved)
-      done = "finished before" if checkpoints.latest_step == experiment.num_steps else "going on"
-      _LOGGER.info("%s: %s, at step %d of %d", workdir, done, checkpoints.latest_step, experiment.num_steps)
-    with writers.MetricWriter(workdir, resume_step=checkpoints.latest_step) as writer:
-      state = _train(experiment, experiment.place(state), window, writer, checkpoints)
-  return _finish(experiment, state, window.seconds, workdir)
+  with _on_signals(_exit_preempted, signal.SIGTERM), claim(workdir):
+    experiment = Experiment(config, get_task(config.data, config.seed) if task is None else task)
+    checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source)
+    with failed_writes(lambda: checkpoints.latest_step):
+      with checkpoints:
+        _write_config(workdir / "config.json", config, checkpoints)
+        state, window = _resume(experiment, checkpoints, workdir)
+        with writers.MetricWriter(workdir, resume_step=checkpoints.latest_step) as writer:
+          state = _train(experiment, experiment.place(state), window, writer, checkpoints)
+      return _finish(experiment, state, window, checkpoints, workdir)
 
 
 @dataclasses.dataclass
 class _Window:
-  """Sums and counts of the steps' metrics since the last record, and the seconds of the whole run so far."""
+  """Sums and counts of the steps' metrics since the last record; seconds and best record of the whole run so far."""
 
   sums: dict[str, float] = dataclasses.field(default_factory=dict)
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   seconds: float = 0.0
+  best_step: int | None = None
+  best_accuracy: float = 0.0
 
   def add(self, metrics):
     for name, value in metrics.items():
@@ -96,6 +103,44 @@ class _Window:
     self.sums, self.counts = {}, {}
     return means
 
+  def compare(self, step, record):
+    """Takes note of the step with the best validation accuracy, the first of those that tie."""
+    accuracy = record.get("validation_accuracy")
+    if accuracy is not None and (self.best_step is None or accuracy > self.best_accuracy):
+      self.best_step, self.best_accuracy = step, accuracy
+
+
+def _resume(experiment, checkpoints, workdir):
+  """Returns the state and window that the run starts with: those of a checkpoint if there is one."""
+  state, window = experiment.initial_state(), _Window()
+  records = writers.read_metrics(workdir)
+  if checkpoints.latest_step is not None:
+    state, saved = checkpoints.restore(state)
+    if saved.pop("task") != _fingerprint(experiment.task):
+      raise ValueError(
+          f"{workdir} holds a run on other data: labels or examples differ. Choose another --workdir, or the old data"
+      )
+    window = _Window(**saved)
+    done = "finished before" if checkpoints.latest_step == experiment.num_steps else "going on"
+    _LOGGER.info("%s: %s, at step %d of %d", workdir, done, checkpoints.latest_step, experiment.num_steps)
+  if records and records[-1]["step"] > (step := checkpoints.latest_step or 0):
+    _LOGGER.warning(
+        "%s has records up to step %d but no later checkpoint than step %d: the steps between are taken again",
+        workdir, records[-1]["step"], step,
+    )  # fmt: skip
+  return state, window
+
+
+def _fingerprint(task):
+  """A digest of all labels and of eight examples of each set."""
+  digest = hashlib.sha256()
+  for examples in filter(None, (task.source, task.target, task.validation, task.test)):
+    label, x = np.asarray(examples["label"]), examples["x"]
+    digest.update(label.tobytes())
+    for row in np.linspace(0, len(label) - 1, 8, dtype=int).tolist():
+      digest.update(np.ascontiguousarray(x[row]).tobytes())
+  return digest.hexdigest()
+
 
 def _train(experiment, state, window, writer, checkpoints):
   config = experiment.config
@@ -103,6 +148,7 @@ def _train(experiment, state, window, writer, checkpoints):
   eval_every = max(1, round(config.eval_every_epochs * steps_per_epoch))
   save_every = max(1, round(config.checkpoint_every_epochs * steps_per_epoch))
   step = int(state.step)
+  task = _fingerprint(experiment.task)
   pending = None
   started = time.monotonic() - window.seconds
 
@@ -112,15 +158,22 @@ def _train(experiment, state, window, writer, checkpoints):
     metrics = {name: np.asarray(values, np.float64) for name, values in jax.device_get(metrics).items()}
     for offset in range(len(next(iter(metrics.values())))):
       values = {name: float(value[offset]) for name, value in metrics.items()}
-      _check_finite(first_step + offset + 1, values, checkpoints)
-      window.add(values)
+      if config.on_nonfinite == "stop":
+        _check_finite(first_step + offset + 1, values, experiment, checkpoints)
+      elif values["skipped_rows"] or values["skipped_step"]:
+        faulty = experiment.faulty_examples(state, first_step + offset + 1)
+        what = "" if not values["skipped_step"] else "; its gradient is not finite, and the parameters stay"
+        _LOGGER.warning("step %d goes on without %s%s", first_step + offset + 1, _listed(faulty), what)
+      window.add({name: value for name, value in values.items() if np.isfinite(value)})
     progress.advance(first_step + offset + 1, values)
 
   def save():
     window.seconds = time.monotonic() - started
-    checkpoints.save(state, dataclasses.asdict(window))
+    checkpoints.save(state, dataclasses.asdict(window) | {"task": task}, window.best_step)
 
-  with Progress(num_steps, step) as progress, _stop_requests() as stops:
+  stops = []  # signals meet a loop that can save
+  stopping = _on_signals(lambda number, _: stops.append(number), signal.SIGINT, signal.SIGTERM)
+  with Progress(num_steps, step) as progress, stopping:
     while step < num_steps:
       events = [(step // every + 1) * every for every in (eval_every, save_every)]
       state, count, metrics = experiment.advance(state, step, min(*events, num_steps))
@@ -133,7 +186,11 @@ def _train(experiment, state, window, writer, checkpoints):
       read(pending)
       pending = None
       if evaluate:
-        record = {"epoch": step / steps_per_epoch} | window.pop_means() | experiment.evaluate(state)
+        means = window.pop_means()
+        if means.get("skipped_step") == 1:
+          raise FloatingPointError(f"no gradient up to step {step} was finite. Try a smaller learning rate.")
+        record = {"epoch": step / steps_per_epoch} | means | experiment.evaluate(state)
+        window.compare(step, record)
         writer.write(step, record | {"steps_per_second": progress.record(step, record)})
       save()
       if stops:
@@ -142,35 +199,61 @@ def _train(experiment, state, window, writer, checkpoints):
   return state
 
 
-def _check_finite(step, metrics, checkpoints):
+def _check_finite(step, metrics, experiment, checkpoints):
   bad = {name: value for name, value in metrics.items() if not np.isfinite(value)}
-  if bad:
-    name, value = next(iter(bad.items()))
-    kept = "no checkpoint was saved yet"
-    if checkpoints.latest_step is not None:
-      kept = f"the checkpoint of step {checkpoints.latest_step} in {checkpoints.directory} is kept"
-    raise FloatingPointError(f"step {step}: {name} is {value}; {kept}. Try a smaller learning rate.")
+  if not bad:
+    return
+  name, value = next(iter(bad.items()))
+  checkpoints.wait()
+  state, kept = experiment.initial_state(), "no checkpoint was saved yet"
+  if checkpoints.latest_step is not None:
+    state, _ = checkpoints.restore(state)
+    kept = f"the checkpoint of step {checkpoints.latest_step} in {checkpoints.directory} is kept"
+  # The parameters of the step are gone, and may not have been finite; those of a while ago tell bad examples too.
+  faulty = experiment.faulty_examples(experiment.place(state), step)
+  cure = "No single example is at fault: try a smaller learning rate."
+  if any(faulty.values()):
+    cure = (
+        f"At fault: {_listed(faulty)}, whose loss or gradient is not finite. Mend or leave them out, or go on without "
+        "such examples by --config.on_nonfinite=skip."
+    )
+  raise FloatingPointError(f"step {step}: {name} is {value}; {kept}. {cure}")
+
+
+def _listed(faulty):
+  """Names examples, such as "source examples 3, 17"."""
+  parts = []
+  for name, indices in faulty.items():
+    if indices:
+      more = f" and {len(indices) - 20} more" if len(indices) > 20 else ""
+      parts.append(f"{name} example{'s' * (len(indices) > 1)} {', '.join(map(str, indices[:20]))}{more}")
+  return " and ".join(parts) or "no example"
 
 
 @contextlib.contextmanager
-def _stop_requests():
-  """Collects SIGINT and SIGTERM in a list while it is open, so that they meet a loop that can save."""
-  stops = []
+def _on_signals(handler, *numbers):
+  """Has these signals call `handler(number, frame)` while it is open, if this thread may say so."""
   if threading.current_thread() is not threading.main_thread():
-    yield stops
+    yield
     return
-  handlers = {number: signal.signal(number, lambda n, _: stops.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+  before = {number: signal.signal(number, handler) for number in numbers}
   try:
-    yield stops
+    yield
   finally:
-    for number, handler in handlers.items():
+    for number, handler in before.items():
       signal.signal(number, handler)
+
+
+def _exit_preempted(*_):
+  raise SystemExit(EXIT_PREEMPTED)
 
 
 def _stop(number, step, checkpoints):
   checkpoints.wait()
   _LOGGER.info("stopped at step %d, which is saved; the same command goes on from there", step)
-  raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+  if number == signal.SIGINT:
+    raise KeyboardInterrupt
+  _exit_preempted()
 
 
 def _write_config(path, config, checkpoints):
@@ -184,7 +267,7 @@ def _write_config(path, config, checkpoints):
   writers.write_json(path, fields)
 
 
-def _finish(experiment, state, seconds, workdir):
+def _finish(experiment, state, window, checkpoints, workdir):
   config, task = experiment.config, experiment.task
   records = writers.read_metrics(workdir)
   alpha = experiment.alpha(state)
@@ -197,7 +280,7 @@ def _finish(experiment, state, seconds, workdir):
       "seed": config.seed,
       "epochs": last["epoch"],
       "steps": experiment.num_steps,
-      "seconds": round(seconds, 1),
+      "seconds": round(window.seconds, 1),
       "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
       "test_accuracy": last["test_accuracy"],
   }
@@ -208,6 +291,7 @@ def _finish(experiment, state, seconds, workdir):
         "best_validation_accuracy": best["validation_accuracy"],
         "best_step": best["step"],
         "test_accuracy_at_best": best["test_accuracy"],
+        "best_checkpoint": window.best_step if window.best_step in checkpoints.steps else None,
     }
   summary |= experiment.alpha_statistics(alpha)
   writers.write_json(workdir / "summary.json", summary)

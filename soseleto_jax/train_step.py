@@ -10,6 +10,7 @@ import optax
 
 from soseleto_jax import alignment as alignment_lib
 from soseleto_jax import alpha as alpha_lib
+from soseleto_jax import nonfinite
 from soseleto_jax.alignment import LossFn
 from soseleto_jax.train_state import TrainState
 
@@ -25,10 +26,12 @@ class Step:
     gradients: `(state, *batches) -> (gradient, state, metrics)`; the state has its new `alpha` and `model_state`, and
       the rest, of which `opt_state` is not read, as it was.
     optimizer: makes an update of the gradient.
+    skip_nonfinite: leaves parameters and optimizer state as they are where the gradient is not finite.
   """
 
   gradients: Callable[..., tuple[Any, TrainState, Metrics]]
   optimizer: optax.GradientTransformation
+  skip_nonfinite: bool = False
 
   __name__ = "train_step"  # what jax.jit calls the program
 
@@ -39,7 +42,10 @@ class Step:
   def descend(self, state: TrainState, gradient: Any) -> TrainState:
     """Returns the state one step on, with the parameters updated."""
     updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
-    return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+    new = optax.apply_updates(state.params, updates), opt_state
+    if self.skip_nonfinite:
+      new = nonfinite.keep(jnp.isfinite(optax.tree.norm(gradient)), new, (state.params, state.opt_state))
+    return state.replace(step=state.step + 1, params=new[0], opt_state=new[1])
 
 
 def make_train_step(
@@ -56,6 +62,7 @@ def make_train_step(
     alpha_first: bool = False,
     burn_in: int = 0,
     lookahead: float | optax.Schedule | None = None,
+    skip_nonfinite: bool = False,
     axis_name: str | None = None,
 ) -> Step:
   r"""Builds the train step of SOSELETO.
@@ -94,6 +101,9 @@ def make_train_step(
       0: as published.
     lookahead: λ, or a schedule of the step: takes g_t at θ - λ (1/B) Σ a_j ∂ℓ_j, where equation 4 takes it at θ.
       None: as published.
+    skip_nonfinite: goes on without rows whose loss or alignment is not finite, as if they were masked, sets their
+      `alpha` to 0, and leaves parameters and optimizer state alone in a step whose gradient is not finite even so.
+      Costs another forward and tangent pass; metrics then also hold those of `soseleto_jax.nonfinite.skipping`.
     axis_name: the axis that the step is mapped over (`jax.shard_map`, `jax.pmap`); batches and `alpha` are then this
       device's shares, and parameters are the same on every device.
 
@@ -142,6 +152,9 @@ def make_train_step(
       mean = lambda leaves: jnp.sum(jnp.where(mask, target_fn(alignment_lib.fill(leaves, at))[0], 0.0)) / count
       return _psum(jax.value_and_grad(mean)(leaves), axis_name)
 
+    def counted(q):
+      return jnp.where(valid & jnp.isfinite(q) if skip_nonfinite else valid, q, 0.0)
+
     def aligned(direction):
       direction = _varying(alignment_lib.select(alignment_params, direction), axis_name)
       if contraction == "vmap_grad":
@@ -150,9 +163,9 @@ def make_train_step(
         )
       else:
         q = alignment_lib.directional_derivative(lambda p: source_fn(p)[0], params, direction)
-      q = jnp.where(valid, q, 0.0)
+      q = counted(q)
       for transform in transforms:
-        q = jnp.where(valid, transform(q, losses_shown, {**source_batch, "mask": valid}, axis_name), 0.0)
+        q = counted(transform(q, losses_shown, {**source_batch, "mask": valid}, axis_name))
       return q
 
     weights = in_use(weights)
@@ -186,17 +199,24 @@ def make_train_step(
     state = state.replace(alpha=alpha, model_state=_pmean(model_state, axis_name))
     return gradient, state, _float32(metrics)
 
-  return Step(gradients, optimizer)
+  if skip_nonfinite:
+    gradients = nonfinite.skipping(gradients, (source_loss, target_loss), axis_name)
+  return Step(gradients, optimizer, skip_nonfinite)
 
 
 def make_plain_step(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, axis_name: str | None = None
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    skip_nonfinite: bool = False,
+    axis_name: str | None = None,
 ) -> Step:
   """Builds a step of ordinary training: the mean of one batch's losses, every weight 1, `alpha` left alone.
 
   Args:
     loss_fn: `LossFn` of the batch.
     optimizer: any optax transformation.
+    skip_nonfinite: as in `make_train_step`.
     axis_name: the axis that the step is mapped over, as in `make_train_step`.
 
   Returns:
@@ -218,7 +238,9 @@ def make_plain_step(
     metrics = {"loss": value, "grad_norm": optax.tree.norm(gradient)}
     return gradient, state.replace(model_state=_pmean(model_state, axis_name)), _float32(metrics)
 
-  return Step(gradients, optimizer)
+  if skip_nonfinite:
+    gradients = nonfinite.skipping(gradients, (loss_fn,), axis_name)
+  return Step(gradients, optimizer, skip_nonfinite)
 
 
 def _bind(loss_fn, batch, rng, model_state, name):

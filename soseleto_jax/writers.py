@@ -10,7 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -98,7 +100,8 @@ class MetricWriter:
   """Appends the metrics of a run to `metrics.jsonl` and to TensorBoard events.
 
   Usable as a context manager. Each record is one line of valid JSON (NaN and infinities are null)
-  that is handed to the operating system before `write` returns.
+  that is on disk before `write` returns. Nothing is written in the background: a full disk is an
+  OSError of `write`.
   """
 
   def __init__(self, workdir: str | os.PathLike, resume_step: int | None = None):
@@ -116,14 +119,13 @@ class MetricWriter:
     path = workdir / METRICS_FILE
     write_text(path, "".join(_line(record) for record in kept))
     self._file = path.open("a", encoding="utf-8")
-    self._events = tensorboardX.SummaryWriter(
-      logdir=str(workdir / TENSORBOARD_FOLDER),
-      # TensorBoard hides events of this step and later that are older than this file.
-      purge_step=0 if resume_step is None else resume_step + 1,
-      flush_secs=10,
-      # File names have whole seconds: without this, a quick restart would overwrite its forerunner.
-      filename_suffix=f".{time.time_ns()}",
-    )
+    folder = workdir / TENSORBOARD_FOLDER
+    folder.mkdir(exist_ok=True)
+    # File names have whole seconds: without this, a quick restart would overwrite its forerunner.
+    self._events = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+    # TensorBoard hides events of this step and later that are older than this file.
+    start = SessionLog(status=SessionLog.START)
+    self._add_event(0 if resume_step is None else resume_step + 1, session_log=start)
 
   def write(self, step: int, record: Mapping[str, Any]) -> None:
     """Writes one record.
@@ -136,14 +138,23 @@ class MetricWriter:
     plain = to_plain({**record, "step": step})
     self._file.write(_line(plain))
     self._file.flush()
-    for name, value in plain.items():
-      if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        self._events.add_scalar(name, value, plain["step"])
+    os.fsync(self._file.fileno())
+    numbers = {
+      name: value
+      for name, value in plain.items()
+      if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+    self._add_event(plain["step"], summary=Summary(value=values))
+    self._events.flush()
 
   def close(self) -> None:
     """Writes what is pending and closes both files."""
     self._file.close()
     self._events.close()
+
+  def _add_event(self, step, **content):
+    self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
   def __enter__(self) -> MetricWriter:
     return self
