@@ -1,6 +1,7 @@
 """An experiment made ready to run: data on the devices, network, phases and compiled steps."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,11 @@ from ml_collections import ConfigDict
 
 from soseleto_jax import metrics as metrics_lib
 from soseleto_jax import sharding
-from soseleto_jax.data.resident import Assembly
+from soseleto_jax.data import lazy
+from soseleto_jax.data.preparation import Preparation
+from soseleto_jax.data.resident import Resident, put_set
 from soseleto_jax.data.sampling import EpochSampler, TargetSampler
+from soseleto_jax.data.streaming import Streaming
 from soseleto_jax.data.task import Task
 from soseleto_jax.evaluation import Evaluator
 from soseleto_jax.losses import predict_fn
@@ -40,9 +44,9 @@ class Experiment:
         "source": EpochSampler(task.num_source, config.batch_size, config.seed),
         "target": TargetSampler(task.target["label"], config.target_batch_size, config.seed, config.target_balanced),
     }
-    self._assemblies = {
-        "source": Assembly(task.source_normalization, config.flip_source),
-        "target": Assembly(task.target_normalization),
+    self._preparations = {
+        "source": Preparation(task.source_normalization, config.flip_source),
+        "target": Preparation(task.target_normalization),
     }
     self.steps_per_epoch = self._samplers["source"].steps_per_epoch
 
@@ -68,12 +72,9 @@ class Experiment:
         config.eval_batch_size,
         self._mesh,
     )
-    sets = {name: getattr(task, name) for name in ("source", "target", "validation", "test")}
-    self._data = {
-        name: self._put({"x": examples["x"], "label": examples["label"]})  # never true_label
-        for name, examples in sets.items()
-        if examples is not None
-    }
+    held_out = {"validation": task.validation, "test": task.test}
+    self._data = {name: put_set(examples, self._mesh) for name, examples in held_out.items() if examples is not None}
+    self._feeds = {name: self._feed(name, phase.num_steps) for phase in self._phases for name in phase.sets}
     self._dispatch = functools.cache(self._compile)
 
   def initial_state(self) -> TrainState:
@@ -108,9 +109,22 @@ class Experiment:
     if step == start > 0:  # opt_state depends on params alone, so that a run resumed here repeats it
       state = state.replace(opt_state=self._put(phase.optimizer.init(state.params)))
     count = min(self._steps_per_call(), limit - step, start + phase.num_steps - step)
-    data = {name: self._data[name] for name in phase.sets}
-    state, metrics = self._dispatch(phase, count)(state, data, self._rows(phase, step - start, count))
+    batches = {name: self._feeds[name].batches(step - start, count) for name in phase.sets}
+    state, metrics = self._dispatch(phase, count)(state, batches)
     return state, count, metrics
+
+  def feed_state(self) -> Any:
+    """Returns how far the source was read, JSON-like: what `restore_feed` takes."""
+    return self._feeds["source"].state() if "source" in self._feeds else None
+
+  def restore_feed(self, state: Any, step: int) -> None:
+    """Goes on reading the source from where `feed_state` was called, at a step.
+
+    Raises:
+      ValueError: the state belongs to another step.
+    """
+    if "source" in self._feeds:
+      self._feeds["source"].restore(state, step)
 
   def evaluate(self, state: TrainState) -> dict[str, float]:
     """Returns accuracy and loss on validation (if there is one) and test, and what `alpha` shows by now."""
@@ -131,6 +145,12 @@ class Experiment:
       return {}
     return metrics_lib.detection(alpha, self.task.source["label"] != self.task.source["true_label"])
 
+  def _feed(self, name, num_steps):
+    examples, sampler = getattr(self.task, name), self._samplers[name]
+    if name == "source" and lazy.streams(examples["x"], self.config.data.feed, jax.process_count()):
+      return Streaming(examples, sampler, num_steps, self._mesh)
+    return Resident(examples, sampler, self._mesh)
+
   def _put(self, tree):
     return jax.device_put(tree, self._replicated)
 
@@ -146,21 +166,11 @@ class Experiment:
       start += phase.num_steps
     raise ValueError(f"step {step} of {self.num_steps}: the run is over")
 
-  def _rows(self, phase, step, count):
-    """Index and mask `[K, B]` of each set for `count` steps from `step` of the phase, padded for the mesh."""
-    rows = {}
-    for name in phase.sets:
-      batches = [self._samplers[name].batch(s) for s in range(step, step + count)]
-      index, mask = (np.stack(parts) for parts in zip(*batches, strict=True))
-      missing = -index.shape[1] % self._mesh.size
-      rows[name] = tuple(np.pad(part, ((0, 0), (0, missing))) for part in (index, mask))
-    return jax.device_put(rows, NamedSharding(self._mesh, P(None, sharding.AXIS)))
-
   def _compile(self, phase, count):
-    def one(state, data, rows):
+    def one(state, batches):
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
       batches = [
-          self._assemblies[name](data[name], *rows[name], jax.random.fold_in(key, number))
+          self._preparations[name](batches[name], jax.random.fold_in(key, number))
           for number, name in enumerate(phase.sets)
       ]
       state, metrics = phase.step(state, *batches)
@@ -168,13 +178,13 @@ class Experiment:
         metrics[f"{phase.sets[0]}_loss"] = metrics.pop("loss")
       return state, metrics
 
-    def several(state, data, rows):
+    def several(state, batches):
       if count == 1:
-        state, metrics = one(state, data, jax.tree.map(lambda row: row[0], rows))
+        state, metrics = one(state, jax.tree.map(lambda part: part[0], batches))
         return state, jax.tree.map(lambda metric: metric[None], metrics)
-      return jax.lax.scan(lambda state, row: one(state, data, row), state, rows)
+      return jax.lax.scan(one, state, batches)
 
-    mapped = sharding.map_over_devices(several, self._mesh, (P(), P(None, sharding.AXIS)))
+    mapped = sharding.map_over_devices(several, self._mesh, (P(None, sharding.AXIS),))
     return jax.jit(mapped, donate_argnums=0)
 
 

@@ -64,12 +64,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
   """
   validate(config)
   workdir = pathlib.Path(workdir)
-  experiment = Experiment(config, get_task(config.data, config.seed) if task is None else task)
+  experiment = Experiment(config, get_task(config.data, config.seed, jax.process_count()) if task is None else task)
   with Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source) as checkpoints:
     _write_config(workdir / "config.json", config, checkpoints)
     state, window = experiment.initial_state(), _Window()
     if checkpoints.latest_step is not None:
       state, saved = checkpoints.restore(state)
+      experiment.restore_feed(saved.pop("feed", None), int(state.step))
       window = _Window(**saved)
       done = "finished before" if checkpoints.latest_step == experiment.num_steps else "going on"
       _LOGGER.info("%s: %s, at step %d of %d", workdir, done, checkpoints.latest_step, experiment.num_steps)
@@ -118,7 +119,7 @@ def _train(experiment, state, window, writer, checkpoints):
 
   def save():
     window.seconds = time.monotonic() - started
-    checkpoints.save(state, dataclasses.asdict(window))
+    checkpoints.save(state, dataclasses.asdict(window) | {"feed": experiment.feed_state()})
 
   with Progress(num_steps, step) as progress, _stop_requests() as stops:
     while step < num_steps:
