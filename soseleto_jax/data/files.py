@@ -88,7 +88,8 @@ def load_arrays(path: str, split: str) -> dict:
   columns = {"label": _load(root / "label.npy")}
   if (root / "true_label.npy").exists():
     columns["true_label"] = _load(root / "true_label.npy")
-  num_classes = 1 + max(int(column.max(initial=0)) for column in columns.values() if column.dtype.kind in "iu")
+  largest = [int(column.max(initial=0)) for column in columns.values() if column.dtype.kind in "iu"]
+  num_classes = 1 + max(largest, default=0)
   for name, column in columns.items():
     checks.labels(str(root / f"{name}.npy"), column, num_classes)
     if len(column) != len(x):
