@@ -194,7 +194,7 @@ def _check_fit(config, task):
         f"config.data.shared_classes={config.data.shared_classes} but task.shared_classes={task.shared_classes}: "
         "give the config the task's"
     )
-  if config.flip_source and task.source["x"].ndim != 4:
+  if config.flip_source and len(task.source["x"].shape) != 4:
     raise ValueError(
         f"config.flip_source=True but source x has shape {task.source['x'].shape}; only images [N, H, W, C] can be "
         "mirrored, so leave it False"

@@ -1,7 +1,6 @@
 """Reads and draws the two sides, source and target, of the task that a config describes."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 
 import ml_collections
@@ -94,7 +93,7 @@ def read(
     examples["x"] = lazy.load(examples["x"])
   class_names = examples.pop("class_names")
   examples["row"] = np.arange(len(examples["label"]), dtype=np.int32)
-  return Subset(examples, class_names, f"{dataset} {os.path.realpath(path)}" if path else dataset, split)
+  return Subset(examples, class_names, path or dataset, split)
 
 
 def choose(

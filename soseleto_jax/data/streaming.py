@@ -6,7 +6,6 @@ that ties an example to its weight is attached where it is read.
 
 import functools
 import threading
-import weakref
 from typing import Any
 
 import grain
@@ -65,7 +64,6 @@ class Streaming:
     self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(on_devices, prefetch_buffer_size=_ON_DEVICES))
     self._num_steps = num_steps
     self._join = jax.jit(lambda parts: jax.tree.map(lambda *p: jnp.concatenate(p), *parts), out_shardings=split)
-    weakref.finalize(self, self._iterator.close)  # ends the threads, which know nothing of this object
 
   def batches(self, step: int, count: int) -> dict[str, jax.Array]:
     """Returns the batches of `count` steps from `step`.

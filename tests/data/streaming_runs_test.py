@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from soseleto_jax import experiment, report
+from soseleto_jax.data import lazy
 from soseleto_jax.data.streaming import Streaming
 from soseleto_jax.experiment import Experiment
 from soseleto_jax.train import train_and_evaluate
@@ -31,9 +31,10 @@ def no_report(monkeypatch):
 
 
 def on_disk(task, folder):
-  """The task with its source in a memory map."""
+  """The task with its source in a memory map; images in a view of one, which is less like an array."""
   np.save(folder / "x.npy", task.source["x"])
-  return dataclasses.replace(task, source=task.source | {"x": np.load(folder / "x.npy", mmap_mode="r")})
+  x = np.load(folder / "x.npy", mmap_mode="r")
+  return dataclasses.replace(task, source=task.source | {"x": x if x.ndim == 2 else lazy.Rows(x)})
 
 
 @pytest.mark.parametrize(
@@ -103,10 +104,13 @@ def test_a_checkpoint_whose_iterator_is_at_another_step(tmp_path, monkeypatch):
     train_and_evaluate(config, tmp_path, task)
 
 
-def limit_memory():
-  """1 GB of memory that is not a file's, which the kernel sees to; on two cores, as each thread needs some."""
-  resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9))
-  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+# 1 GB of memory that is not a file's, which the kernel sees to; on two cores, as each thread needs some.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9))
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
@@ -122,8 +126,7 @@ def test_a_set_larger_than_memory(tmp_path):
     file.truncate(start + shape[0] * size)
   np.save(tmp_path / "label.npy", np.arange(shape[0]) % 2)
   child = subprocess.run(
-      [sys.executable, "-m", "tests.data.limited_memory", tmp_path],
-      preexec_fn=limit_memory,
+      [sys.executable, "-c", LIMITED, "-m", "tests.data.limited_memory", tmp_path],
       env=os.environ | {"JAX_PLATFORMS": "cpu"},
       capture_output=True,
       text=True,
