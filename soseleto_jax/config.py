@@ -18,7 +18,7 @@ TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 # What a run may change when it resumes: none of it touches the numbers that training computes.
 _FREE_ON_RESUME = (
     "name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
-    "data.data_dir", "data.feed",
+    "shard_params", "data.data_dir", "data.feed",
 )  # fmt: skip
 
 
@@ -48,8 +48,9 @@ def default_config() -> ConfigDict:
           ),
           alpha=dict(
               init=0.5,
-              step_size=1.0,  # s = λ_α λ_p
+              step_size=1.0,  # s = λ_α λ_p at the first step; it follows the schedule of λ_p
               first=False,
+              burn_in_epochs=0.0,  # so long the source loss has weights 1, while alpha already learns
               lookahead=config_dict.placeholder(float),
               contraction="jvp",
               microbatch_size=config_dict.placeholder(int),
@@ -62,6 +63,7 @@ def default_config() -> ConfigDict:
           eval_batch_size=500,
           checkpoint_every_epochs=1.0,
           max_to_keep=2,
+          shard_params=False,  # parameters and optimizer state split over the devices, for a network too large for one
           steps_per_call=0,  # 0: 1 on CPU, 20 on GPU and TPU
       )
   )
@@ -116,6 +118,7 @@ def validate(config: ConfigDict) -> None:
   _check("seed", config.seed, 0 <= config.seed < 2**32, "give a whole number from 0 to 2**32 - 1")
   _check("alpha.init", config.alpha.init, 0 <= config.alpha.init <= 1, "weights lie in [0, 1]")
   _check("alpha.step_size", config.alpha.step_size, config.alpha.step_size >= 0, "give 0 or more")
+  _check("alpha.burn_in_epochs", config.alpha.burn_in_epochs, config.alpha.burn_in_epochs >= 0, "give 0 or more")
   rate = config.optimizer.learning_rate
   _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")
   _check("optimizer.momentum", config.optimizer.momentum, 0 <= config.optimizer.momentum < 1, "give [0, 1)")
@@ -127,6 +130,12 @@ def validate(config: ConfigDict) -> None:
         config.data.shared_classes or config.method == "finetune",
         "method 'source_only' trains no target classifier; take 'finetune' for transfer between classes",
     )
+  _check(
+      "alpha.contraction",
+      config.alpha.contraction,
+      config.alpha.contraction == "jvp" or not config.shard_params,
+      "forms a gradient of all parameters for each example, which shard_params is to avoid; take 'jvp'",
+  )
   _check(
       "alpha.classifier_on_target",
       config.alpha.classifier_on_target,

@@ -1,5 +1,6 @@
 """An experiment made ready to run: data on the devices, network, phases and compiled steps."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -92,7 +93,7 @@ class Experiment:
 
   def place(self, state: TrainState) -> TrainState:
     """Puts a state on the mesh, `alpha` split over its devices."""
-    return sharding.shard_train_state(state, self._mesh)
+    return sharding.shard_train_state(state, self._mesh, self.config.shard_params)
 
   def advance(self, state: TrainState, step: int, limit: int) -> tuple[TrainState, int, dict[str, jax.Array]]:
     """Takes one or several steps in one dispatch, none past `limit` or the end of a phase.
@@ -107,7 +108,8 @@ class Experiment:
     """
     phase, start = self._phase_at(step)
     if step == start > 0:  # opt_state depends on params alone, so that a run resumed here repeats it
-      state = state.replace(opt_state=self._put(phase.optimizer.init(state.params)))
+      state = state.replace(opt_state=phase.optimizer.init(state.params))
+      state = jax.device_put(state, sharding.state_shardings(state, self._mesh, self.config.shard_params))
     count = min(self._steps_per_call(), limit - step, start + phase.num_steps - step)
     batches = {name: self._feeds[name].batches(step - start, count) for name in phase.sets}
     state, metrics = self._dispatch(phase, count)(state, batches)
@@ -128,10 +130,10 @@ class Experiment:
 
   def evaluate(self, state: TrainState) -> dict[str, float]:
     """Returns accuracy and loss on validation (if there is one) and test, and what `alpha` shows by now."""
-    record = {}
+    record, params = {}, self._put(state.params)
     for name in ("validation", "test"):
       if name in self._data:
-        values = self._evaluator(state.params, state.model_state, self._data[name])
+        values = self._evaluator(params, state.model_state, self._data[name])
         record |= {f"{name}_{key}": value for key, value in values.items()}
     return record | self.alpha_statistics(self.alpha(state))
 
@@ -167,16 +169,19 @@ class Experiment:
     raise ValueError(f"step {step} of {self.num_steps}: the run is over")
 
   def _compile(self, phase, count):
-    def one(state, batches):
+    def gradients(state, batches):
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
       batches = [
           self._preparations[name](batches[name], jax.random.fold_in(key, number))
           for number, name in enumerate(phase.sets)
       ]
-      state, metrics = phase.step(state, *batches)
+      gradient, state, metrics = phase.step.gradients(state, *batches)
       if "loss" in metrics:  # plain training; named after the set that it is on, as in the other steps
         metrics[f"{phase.sets[0]}_loss"] = metrics.pop("loss")
-      return state, metrics
+      return gradient, state, metrics
+
+    step = dataclasses.replace(phase.step, gradients=gradients)
+    one = sharding.map_over_devices(step, self._mesh, (P(sharding.AXIS),), self.config.shard_params)
 
     def several(state, batches):
       if count == 1:
@@ -184,8 +189,7 @@ class Experiment:
         return state, jax.tree.map(lambda metric: metric[None], metrics)
       return jax.lax.scan(one, state, batches)
 
-    mapped = sharding.map_over_devices(several, self._mesh, (P(None, sharding.AXIS),))
-    return jax.jit(mapped, donate_argnums=0)
+    return jax.jit(several, donate_argnums=0)
 
 
 def _check_fit(config, task):

@@ -1,7 +1,6 @@
 """The methods that a config can name, as phases of training: a step, the sets it draws from, and its optimizer."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from ml_collections import ConfigDict
 from soseleto_jax import optimizers, transforms
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss, cross_entropy, log_odds
-from soseleto_jax.train_step import make_plain_step, make_train_step
+from soseleto_jax.train_step import Step, make_plain_step, make_train_step
 
 TARGET_LOSSES = {"cross_entropy": cross_entropy, "log_odds": log_odds}
 
@@ -30,7 +29,7 @@ class Phase:
 
   num_steps: int
   sets: tuple[str, ...]
-  step: Callable[..., Any]
+  step: Step
   optimizer: optax.GradientTransformation
 
 
@@ -69,9 +68,8 @@ def make_phases(
   heads = {"source": None, "target": None} if task.shared_classes else {"source": "source", "target": "target"}
   losses = {side: classification_loss(model, head=head, mutable=mutable) for side, head in heads.items()}
   num_steps = config.num_epochs * steps_per_epoch
-  optimizer = optimizers.make_optimizer(
-      config.optimizer, optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)
-  )
+  schedule = optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)
+  optimizer = optimizers.make_optimizer(config.optimizer, schedule)
 
   def plain(side, steps, optimizer):
     return Phase(steps, (side,), make_plain_step(losses[side], optimizer, axis_name=axis_name), optimizer)
@@ -97,13 +95,14 @@ def make_phases(
         losses["source"],
         steering,
         optimizer,
-        alpha_step_size=config.alpha.step_size,
+        alpha_step_size=lambda step: config.alpha.step_size * schedule(step) / config.optimizer.learning_rate,
         target_params=_target_params(config, task),
-        alignment_params=_alignment_params(config.alpha.params, params),
+        alignment_params=_alignment_params(config.alpha.params, params, task.shared_classes),
         alignment_transform=[_transform(name, task) for name in config.alpha.transforms],
         contraction=config.alpha.contraction,
         microbatch_size=config.alpha.microbatch_size,
         alpha_first=config.alpha.first,
+        burn_in=round(config.alpha.burn_in_epochs * steps_per_epoch),
         lookahead=config.alpha.lookahead,
         axis_name=axis_name,
     )
@@ -116,7 +115,7 @@ def _target_params(config, task):
   return {"representation": False, "classifier": True} if config.alpha.classifier_on_target else None
 
 
-def _alignment_params(names, params):
+def _alignment_params(names, params, shared_classes):
   """Marks the leaves that have one of the names in their path; None, for all, where there are no names."""
   if not names:
     return None
@@ -125,7 +124,13 @@ def _alignment_params(names, params):
   for name in names:
     if name not in known:
       raise ValueError(f"config.alpha.params names {name!r}; the network's layers are {', '.join(sorted(known))}")
-  return jax.tree.map(lambda path: not path.isdisjoint(names), paths, is_leaf=lambda leaf: isinstance(leaf, set))
+  marks = jax.tree.map(lambda path: not path.isdisjoint(names), paths, is_leaf=lambda leaf: isinstance(leaf, set))
+  if not shared_classes and not any(jax.tree.leaves(marks["representation"])):
+    raise ValueError(
+        f"config.alpha.params={tuple(names)} names no layer that source and target share, and every alignment would be "
+        "0; name layers of 'representation', or leave it ()"
+    )
+  return marks
 
 
 def _transform(name, task):

@@ -21,7 +21,8 @@ class TrainState:
     step: int32 scalar, the number of updates so far.
     params: pytree of arrays: representation and classifiers.
     opt_state: state of the optax optimizer.
-    alpha: float32 `[N]`, one weight in [0, 1] for each source example. Under a mapped axis each device holds a shard.
+    alpha: float32 `[N]`, one weight in [0, 1] for each source example. Under a mapped axis each device holds a shard;
+      weights below 0 there are padding, which no example owns.
     model_state: pytree of arrays that the loss updates (running statistics of BatchNorm), or None.
     seed: uint32 scalar.
   """

@@ -1,5 +1,6 @@
 """The SOSELETO step (Algorithm 1) and plain training, as pure functions of arrays."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,31 @@ Metrics = dict[str, jax.Array]
 Transform = Callable[..., jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A train step `(state, *batches) -> (state, metrics)`, a pure function, that can also be taken in two parts.
+
+  Attributes:
+    gradients: `(state, *batches) -> (gradient, state, metrics)`; the state has its new `alpha` and `model_state`, and
+      the rest, of which `opt_state` is not read, as it was.
+    optimizer: makes an update of the gradient.
+  """
+
+  gradients: Callable[..., tuple[Any, TrainState, Metrics]]
+  optimizer: optax.GradientTransformation
+
+  __name__ = "train_step"  # what jax.jit calls the program
+
+  def __call__(self, state: TrainState, *batches: Any) -> tuple[TrainState, Metrics]:
+    gradient, state, metrics = self.gradients(state, *batches)
+    return self.descend(state, gradient), metrics
+
+  def descend(self, state: TrainState, gradient: Any) -> TrainState:
+    """Returns the state one step on, with the parameters updated."""
+    updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+    return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+
+
 def make_train_step(
     source_loss: LossFn,
     target_loss: LossFn,
@@ -28,9 +54,10 @@ def make_train_step(
     contraction: str = "jvp",
     microbatch_size: int | None = None,
     alpha_first: bool = False,
+    burn_in: int = 0,
     lookahead: float | optax.Schedule | None = None,
     axis_name: str | None = None,
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
+) -> Step:
   r"""Builds the train step of SOSELETO.
 
   With B source rows, T target rows and a the batch's weights, the step is
@@ -46,7 +73,7 @@ def make_train_step(
 
   Guarantees: rows with `mask` False change nothing, whatever finite values they hold, and rows of `alpha` outside of
   the batch keep their bits. A row that stands twice in a batch gets the sum of its two updates, then one clip. An index
-  outside of `alpha` counts as masked. `alpha` stays in [0, 1].
+  outside of `alpha`, or of its padding (weights below 0), counts as masked. `alpha` stays in [0, 1].
 
   Args:
     source_loss: `LossFn` of the source batch.
@@ -62,18 +89,22 @@ def make_train_step(
     microbatch_size: for "vmap_grad", rows of Q at a time.
     alpha_first: True updates `alpha` before the parameters, which then use the new weights (Appendix C and the authors'
       code). False: Algorithm 1.
+    burn_in: for so many steps every source example counts fully in the parameters' update, while `alpha` learns
+      already. Weights that come from an untrained network are noise, and feeding them back blurs those that follow.
+      0: as published.
     lookahead: λ, or a schedule of the step: takes g_t at θ - λ (1/B) Σ a_j ∂ℓ_j, where equation 4 takes it at θ.
       None: as published.
     axis_name: the axis that the step is mapped over (`jax.shard_map`, `jax.pmap`); batches and `alpha` are then this
       device's shares, and parameters are the same on every device.
 
   Returns:
-    `step(state, source_batch, target_batch) -> (state, metrics)`, a pure function. `source_batch` is a mapping with
-    "index", int32 `[B]`, the rows of `alpha`; both batches may hold "mask", bool; the rest is the losses' own, each
-    array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss" (weighted, with the
-    weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its update), "alignment_mean" (of
-    q as it updates `alpha`), "grad_norm" (of g), "target_grad_norm" (of g_t over the leaves that it is needed for).
-    After the step, `model_state` is what the source loss returned; the target loss reads the one before.
+    `step(state, source_batch, target_batch) -> (state, metrics)`, a pure function, as a `Step`. `source_batch` is a
+    mapping with "index", int32 `[B]`, the rows of `alpha`; both batches may hold "mask", bool; the rest is the losses'
+    own, each array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss" (weighted,
+    with the weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its update),
+    "alignment_mean" (of q as it updates `alpha`), "grad_norm" (of g), "target_grad_norm" (of g_t over the leaves that
+    it is needed for). After the step, `model_state` is what the source loss returned; the target loss reads the one
+    before.
 
   Raises:
     ValueError: when built, for a contraction that does not exist or a misplaced `microbatch_size`; when traced, for
@@ -82,7 +113,7 @@ def make_train_step(
   alignment_lib.check_contraction(contraction, microbatch_size)
   transforms = _as_sequence(alignment_transform)
 
-  def step(state: TrainState, source_batch: Any, target_batch: Any) -> tuple[TrainState, Metrics]:
+  def gradients(state: TrainState, source_batch: Any, target_batch: Any) -> tuple[Any, TrainState, Metrics]:
     if contraction == "vmap_grad" and state.model_state is not None:
       raise ValueError(
           "contraction='vmap_grad' with a model_state: layers that couple examples have no per-example gradients; "
@@ -92,9 +123,13 @@ def make_train_step(
     params = _varying(state.params, axis_name)
     source_fn = _bind(source_loss, source_batch, source_rng, state.model_state, "source_loss")
     target_fn = _bind(target_loss, target_batch, target_rng, state.model_state, "target_loss")
-    index, valid, num_valid = _source_rows(source_batch, state.alpha, axis_name)
+    weights, valid, rows = _read_alpha(state.alpha, source_batch, axis_name)
+    num_valid = _count(valid, axis_name)
     losses, pullback, model_state = jax.vjp(source_fn, params, has_aux=True)
     losses_shown = jnp.where(valid, losses, 0.0)
+
+    def in_use(weights):
+      return jnp.where(state.step < burn_in, valid.astype(weights.dtype), weights) if burn_in else weights
 
     def source_gradient(weights):
       cotangent = (jnp.where(valid, weights, 0.0) / num_valid).astype(losses.dtype)
@@ -120,7 +155,7 @@ def make_train_step(
         q = jnp.where(valid, transform(q, losses_shown, {**source_batch, "mask": valid}, axis_name), 0.0)
       return q
 
-    weights = alpha_lib.read(state.alpha, index, valid, axis_name)
+    weights = in_use(weights)
     target_point = state.params
     if lookahead is not None:
       gradient = source_gradient(weights)
@@ -129,10 +164,10 @@ def make_train_step(
     target_mean, g_target = target_gradient(target_point)
 
     q = aligned(g_target)
-    alpha = alpha_lib.add_and_clip(state.alpha, index, _at(alpha_step_size, state.step) * q, valid, axis_name)
-    new_weights = alpha_lib.read(alpha, index, valid, axis_name)
+    delta = _at(alpha_step_size, state.step) * q
+    alpha, new_weights = alpha_lib.add_and_clip(state.alpha, rows, delta, axis_name)
     if alpha_first:
-      weights = new_weights
+      weights = in_use(new_weights)
     if alpha_first or lookahead is None:
       # Waiting for q makes XLA run the tangent pass beside the forward pass, and not keep both passes' arrays.
       gradient = source_gradient(jnp.where(jnp.isnan(q), jnp.nan, weights))
@@ -148,15 +183,15 @@ def make_train_step(
         "grad_norm": optax.tree.norm(gradient),
         "target_grad_norm": optax.tree.norm(g_target),
     }
-    state = _descend(state, optimizer, gradient).replace(alpha=alpha, model_state=_pmean(model_state, axis_name))
-    return state, _float32(metrics)
+    state = state.replace(alpha=alpha, model_state=_pmean(model_state, axis_name))
+    return gradient, state, _float32(metrics)
 
-  return step
+  return Step(gradients, optimizer)
 
 
 def make_plain_step(
     loss_fn: LossFn, optimizer: optax.GradientTransformation, *, axis_name: str | None = None
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+) -> Step:
   """Builds a step of ordinary training: the mean of one batch's losses, every weight 1, `alpha` left alone.
 
   Args:
@@ -165,11 +200,11 @@ def make_plain_step(
     axis_name: the axis that the step is mapped over, as in `make_train_step`.
 
   Returns:
-    `step(state, batch) -> (state, metrics)`, a pure function; rows with `mask` False change nothing. `metrics` are
-    float32 scalars "loss" and "grad_norm".
+    `step(state, batch) -> (state, metrics)`, a pure function, as a `Step`; rows with `mask` False change nothing.
+    `metrics` are float32 scalars "loss" and "grad_norm".
   """
 
-  def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+  def gradients(state: TrainState, batch: Any) -> tuple[Any, TrainState, Metrics]:
     rng, _ = jax.random.split(_step_key(state, axis_name))  # what the source loss of `make_train_step` draws from
     loss = _bind(loss_fn, batch, rng, state.model_state, "loss_fn")
     mask, count = _target_rows(batch, axis_name)
@@ -181,15 +216,9 @@ def make_plain_step(
     (value, model_state), gradient = jax.value_and_grad(mean, has_aux=True)(_varying(state.params, axis_name))
     value, gradient = _psum((value, gradient), axis_name)
     metrics = {"loss": value, "grad_norm": optax.tree.norm(gradient)}
-    state = _descend(state, optimizer, gradient).replace(model_state=_pmean(model_state, axis_name))
-    return state, _float32(metrics)
+    return gradient, state.replace(model_state=_pmean(model_state, axis_name)), _float32(metrics)
 
-  return step
-
-
-def _descend(state, optimizer, gradient):
-  updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-  return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+  return Step(gradients, optimizer)
 
 
 def _bind(loss_fn, batch, rng, model_state, name):
@@ -205,12 +234,11 @@ def _bind(loss_fn, batch, rng, model_state, name):
   return bound
 
 
-def _source_rows(batch, alpha, axis_name):
+def _read_alpha(alpha, batch, axis_name):
   if "index" not in batch:
     raise ValueError(f"source batch with keys {sorted(batch)}: it needs 'index', int32 [B], the rows of alpha")
   mask = batch.get("mask", jnp.ones(batch["index"].shape, bool))
-  valid = alpha_lib.valid_rows(batch["index"], mask, alpha, axis_name)
-  return batch["index"], valid, _count(valid, axis_name)
+  return alpha_lib.read(alpha, batch["index"], mask, axis_name)
 
 
 def _target_rows(batch, axis_name):

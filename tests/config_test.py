@@ -81,6 +81,7 @@ BAD = [
     ("alpha.init", -0.1, "weights lie in [0, 1]"),
     ("alpha.init", float("nan"), "weights lie in [0, 1]"),
     ("alpha.step_size", -0.1, "give 0 or more"),
+    ("alpha.burn_in_epochs", -1.0, "give 0 or more"),
     ("optimizer.learning_rate", 0.0, "above 0"),
     ("optimizer.learning_rate", float("nan"), "above 0"),
     ("optimizer.momentum", 1.0, "[0, 1)"),
@@ -114,6 +115,12 @@ def test_what_needs_shared_classes(field, value, cure):
   validate(config_with(**{field: value}))
   with pytest.raises(ValueError, match=re.escape(f"config.{field}={value!r}: ") + f".*{cure}"):
     validate(config_with(**{field: value, "data.shared_classes": False}))
+
+
+def test_split_parameters_need_the_jvp():
+  validate(config_with(shard_params=True))
+  with pytest.raises(ValueError, match="config.alpha.contraction='vmap_grad': .* shard_params .* take 'jvp'"):
+    validate(config_with(**{"shard_params": True, "alpha.contraction": "vmap_grad"}))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +233,7 @@ def test_changed_fields_are_sorted_and_may_be_missing_on_either_side():
 
 
 FREE = ("name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
-        "data.data_dir", "data.feed")  # fmt: skip
+        "shard_params", "data.data_dir", "data.feed")  # fmt: skip
 
 
 def test_only_these_fields_are_free():

@@ -111,9 +111,10 @@ def without_options(shared):
   (phase,) = phases_of(shared)
   model = task_and_model(shared)[1]
   losses = [classification_loss(model, head=head) for head in ((None, None) if shared else ("source", "target"))]
-  return two_steps(make_train_step(*losses, phase.optimizer, alpha_step_size=0.1), phase.optimizer, shared)[0]
+  return two_steps(make_train_step(*losses, phase.optimizer, **STEP_SIZE), phase.optimizer, shared)[0]
 
 
+STEP_SIZE = {"alpha_step_size": optax.cosine_decay_schedule(0.1, 8)}  # as the learning rate's
 TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 IN_ORDER = [center_by_class(runs.CLASSES), residual_normalize(), standardize()]
 
@@ -122,9 +123,10 @@ IN_ORDER = [center_by_class(runs.CLASSES), residual_normalize(), standardize()]
     "fields, shared, options",
     [
         ({}, True, {}),
-        ({"step_size": 0.3}, True, {"alpha_step_size": 0.3}),
+        ({"step_size": 0.3}, True, {"alpha_step_size": optax.cosine_decay_schedule(0.3, 8)}),
         ({"first": True}, True, {"alpha_first": True}),
         ({"lookahead": 0.5}, True, {"lookahead": 0.5}),
+        ({"burn_in_epochs": 0.25}, True, {"burn_in": 1}),
         ({"params": ("classifier",)}, True, {"alignment_params": {"representation": False, "classifier": True}}),
         ({"params": ("dense1",)}, True, {"alignment_params": {"representation": True, "classifier": False}}),
         ({"classifier_on_target": True}, True, {"target_params": {"representation": False, "classifier": True}}),
@@ -146,7 +148,7 @@ def test_soseleto(fields, shared, options):
   source_loss, target_loss = (classification_loss(model, head=head) for head in heads)
   if not shared:
     options = options | {"target_params": {"representation": False, "source_head": False, "target_head": True}}
-  expected_step = make_train_step(source_loss, target_loss, phase.optimizer, **{"alpha_step_size": 0.1} | options)
+  expected_step = make_train_step(source_loss, target_loss, phase.optimizer, **STEP_SIZE | options)
   state, metrics = two_steps(phase.step, phase.optimizer, shared)
   problems.assert_close((state, metrics), two_steps(expected_step, phase.optimizer, shared))
   assert np.count_nonzero(state.alpha != state_of(phase.optimizer, shared).alpha) > 6
@@ -186,3 +188,10 @@ def test_only_soseleto_starts_from_the_weights_of_the_config(method):
 def test_a_layer_that_is_not_there():
   with pytest.raises(ValueError, match="config.alpha.params names 'conv9'; .*classifier, .*dense1"):
     phases_of(True, **{"alpha.params": ("classifier", "conv9")})
+
+
+@pytest.mark.parametrize("names", [("target_head",), ("source_head", "target_head")])
+def test_layers_that_source_and_target_do_not_share(names):
+  """No gradient of the one set meets one of the other there."""
+  with pytest.raises(ValueError, match=r"config.alpha.params=\('.*_head',?\) names no layer .* 'representation'"):
+    phases_of(False, **{"alpha.params": names})

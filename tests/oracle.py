@@ -78,6 +78,7 @@ def run(
     alignment_params=None,
     transform=None,
     alpha_first=False,
+    burn_in=0,
     lookahead=None,
 ):
   """Runs Algorithm 1 over `batches`, pairs of a source and a target batch.
@@ -99,7 +100,8 @@ def run(
     index = source["index"]
 
     losses, q_rows = batch_losses(params, source_head, source)
-    theta, old = flatten(params), alpha[index]
+    in_use = lambda weights, step=step: np.ones_like(weights) if step < burn_in else weights
+    theta, old = flatten(params), in_use(alpha[index])
     point = params
     if lookahead is not None:
       point = unflatten(theta - at(lookahead) * old @ q_rows / len(old), params)
@@ -113,7 +115,7 @@ def run(
       alpha[row] += change
     alpha = np.clip(alpha, 0, 1)
 
-    weights = alpha[index] if alpha_first else old
+    weights = in_use(alpha[index]) if alpha_first else old
     gradient = weights @ q_rows / len(weights) + descends_target * target_gradient
     params = unflatten(theta + optimizer(gradient), params)
     yield params, alpha.copy(), {

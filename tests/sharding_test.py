@@ -1,6 +1,9 @@
 """8 devices compute what one does, however the step is mapped over them."""
 
+import contextlib
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,7 @@ from soseleto_jax import (
     make_train_step,
     shard_train_state,
     shard_train_step,
+    sharding,
     standardize,
 )
 from tests import problems
@@ -29,10 +33,15 @@ N, B, T = 13, 11, 5  # 8 divides none of them
 PADDED_N = 16
 
 
+@pytest.fixture(autouse=True)
+def split_small_parameters(monkeypatch):
+  monkeypatch.setattr(sharding, "MIN_SPLIT_SIZE", 8)
+
+
 class _Cnn(nn.Module):
   @nn.compact
   def __call__(self, x):
-    x = nn.relu(nn.Conv(3, (3, 3))(x))
+    x = nn.relu(nn.Conv(8, (3, 3))(x))
     x = nn.tanh(nn.Conv(4, (3, 3), strides=2)(x))
     return nn.Dense(problems.CLASSES)(x.reshape(x.shape[0], -1))
 
@@ -62,7 +71,7 @@ def _foreign_index(seed):
       return index
 
 
-def _batches(shape, steps=3):
+def _batches(shape, steps=12):
   for seed in range(steps):
     yield problems.batch(seed, B, shape=shape, index=_foreign_index(seed)), problems.batch(10 + seed, T, shape=shape)
 
@@ -81,9 +90,10 @@ def _specs(axis):
 # Each makes `step` for one way to map over devices: axis name of the step, placement of a state, and the mapped step.
 
 
-def _by_shard_train_step(make_step):
+def _by_shard_train_step(make_step, **options):
   mesh = make_mesh(jax.devices("cpu")[:D])
-  return problems.jit(shard_train_step(make_step("data"), mesh)), lambda state: shard_train_state(state, mesh)
+  step = problems.jit(shard_train_step(make_step("data"), mesh, **options))
+  return step, lambda state: shard_train_state(state, mesh, **options)
 
 
 def _by_own_shard_map(check_vma):
@@ -128,6 +138,7 @@ def _pad_alpha(state):
 
 MAPPINGS = {
     "shard_train_step": _by_shard_train_step,
+    "shard_params": functools.partial(_by_shard_train_step, shard_params=True),
     "shard_map": _by_own_shard_map(check_vma=True),
     "shard_map_unchecked": _by_own_shard_map(check_vma=False),
     "pmap": _by_pmap,
@@ -137,6 +148,7 @@ MAPPINGS = {
 OPTIONS = {
     "jvp": {},
     "vmap_grad": {"contraction": "vmap_grad"},
+    "ahead": {"alpha_first": True, "lookahead": 0.3, "alignment_transform": standardize()},
     "every": {
         "contraction": "vmap_grad",
         "microbatch_size": 1,
@@ -149,17 +161,18 @@ OPTIONS = {
 }
 
 
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.3), optax.adam(0.01))
+
+
 def _start(network):
   _, params, _ = _network(network)
   alpha = np.random.default_rng(5).uniform(size=N).astype(np.float32)
-  return init_train_state(params, optax.adam(0.03), N, alpha_init=alpha)
+  return init_train_state(params, OPTIMIZER, N, alpha_init=alpha)
 
 
 def _make_step(network, options, axis_name):
   loss, _, _ = _network(network)
-  return make_train_step(
-      loss, loss, optax.adam(0.03), alpha_step_size=0.3, axis_name=axis_name, **OPTIONS[options]
-  )
+  return make_train_step(loss, loss, OPTIMIZER, alpha_step_size=0.3, axis_name=axis_name, **OPTIONS[options])
 
 
 @functools.cache
@@ -169,6 +182,7 @@ def _one_device(network, options):
   for source, target in _batches(_network(network)[2]):
     state, metrics = step(state, source, target)
     results.append((state, metrics))
+  assert any(metrics["grad_norm"] > 0.3 for _, metrics in results)  # which is clipped
   moved = np.abs(np.asarray(state.alpha) - np.asarray(_start(network).alpha))
   assert np.sum(moved > 0.01) > N // 2
   return results
@@ -182,91 +196,211 @@ def _one_device(network, options):
         ("shard_train_step", "cnn", "jvp"),
         ("shard_train_step", "cnn", "vmap_grad"),
         ("shard_map_unchecked", "cnn", "vmap_grad"),
+        ("shard_params", "cnn", "jvp"),
+        ("shard_params", "cnn", "ahead"),
     ],
 )
 def test_8_devices_equal_1(mapping, network, options):
   step, place = MAPPINGS[mapping](lambda axis_name: _make_step(network, options, axis_name))
   state = place(_start(network))
+  padding = np.asarray(state.alpha)[N:]
   for batches, expected in zip(_batches(_network(network)[2]), _one_device(network, options), strict=True):
     state, metrics = step(state, *batches)
-    assert np.all(np.asarray(state.alpha)[N:] == 0)
+    problems.assert_same_bits(np.asarray(state.alpha)[N:], padding)
     problems.assert_close((state.replace(alpha=state.alpha[:N]), metrics), expected, rtol=1e-4, atol=1e-5)
 
 
+_EXPLICIT = lambda devices: jax.make_mesh((2, 4), ("model", "data"), devices=devices)
+_AUTO = lambda devices: jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
 @pytest.mark.parametrize(
-    "mesh",
-    [
-        lambda devices: jax.make_mesh((2, 4), ("model", "data"), devices=devices),
-        lambda devices: jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices),
-        lambda devices: make_mesh(devices[:3]),
-    ],
-    ids=["explicit", "auto", "3_devices"],
+    "mesh, in_use",
+    [(_EXPLICIT, False), (_EXPLICIT, True), (_AUTO, True), (lambda devices: make_mesh(devices[:3]), False)],
+    ids=["explicit", "explicit_in_use", "auto_in_use", "3_devices"],
 )
-def test_any_mesh_with_an_axis_data(mesh):
-  """Whatever `jax.make_mesh` makes of its axes, and however the caller has placed his batches."""
+@pytest.mark.parametrize("shard_params", [False, True])
+def test_any_mesh_with_an_axis_data(mesh, in_use, shard_params):
+  """Whatever `jax.make_mesh` makes of its axes, also after `jax.set_mesh`, and however batches are placed."""
   mesh = mesh(jax.devices("cpu")[:D])
-  optimizer = optax.sgd(0.1)
+  optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1, momentum=0.9))
   make_step = lambda axis_name: make_train_step(
       problems.tanh_loss(), problems.tanh_loss(), optimizer, alpha_step_size=0.3, axis_name=axis_name
   )
   single = init_train_state(problems.tanh_params(), optimizer, N)
-  step, single_step = problems.jit(shard_train_step(make_step("data"), mesh)), problems.jit(make_step(None))
-  state = shard_train_state(single, mesh)
+  step, single_step = shard_train_step(make_step("data"), mesh, shard_params), problems.jit(make_step(None))
+  step = problems.jit(step)
+  state = shard_train_state(single, mesh, shard_params)
+  shardings = _shardings(state)
+  assert shardings.alpha == NamedSharding(mesh, P("data"))
+  assert shardings.params["w"].is_fully_replicated != (shard_params and mesh.shape["data"] == 4)
+  assert shardings.params["classifier"].is_fully_replicated != (shard_params and mesh.shape["data"] == 3)
   (source, target), (placed_source, placed_target) = _batches((problems.FEATURES,), steps=2)
-  state, _ = step(state, source, target)
+  with jax.set_mesh(mesh) if in_use else contextlib.nullcontext():
+    state, _ = step(state, source, target)
+    state, _ = step(state, jax.device_put(placed_source, NamedSharding(mesh, P())), placed_target)
   single, _ = single_step(single, source, target)
-  state, _ = step(state, jax.device_put(placed_source, NamedSharding(mesh, P())), placed_target)
   single, _ = single_step(single, placed_source, placed_target)
-  assert state.alpha.sharding == NamedSharding(mesh, P("data"))
+  same = lambda place, leaf: place.is_equivalent_to(leaf.sharding, leaf.ndim)
+  assert all(jax.tree.leaves(jax.tree.map(same, shardings, state)))
   np.testing.assert_allclose(np.asarray(state.alpha)[:N], single.alpha, rtol=1e-4, atol=1e-5)
   problems.assert_close(state.params, single.params, rtol=1e-4)
 
 
-def _sharded(loss=None, optimizer=None, **options):
+def _shardings(state):
+  return jax.tree.map(lambda leaf: leaf.sharding, state)
+
+
+def _sharded(loss=None, optimizer=None, devices=D, shard_params=False, **options):
   loss, optimizer = loss or problems.tanh_loss(), optimizer or optax.adam(0.1)
-  mesh = make_mesh(jax.devices("cpu")[:D])
+  mesh = make_mesh(jax.devices("cpu")[:devices])
   step = make_train_step(loss, loss, optimizer, alpha_step_size=0.3, axis_name="data")
-  return init_train_state(problems.tanh_params(), optimizer, N, **options), mesh, shard_train_step(step, mesh)
+  step = shard_train_step(step, mesh, shard_params)
+  return init_train_state(problems.tanh_params(), optimizer, N, **options), mesh, step
 
 
-def test_shardings_stay_and_copies_survive_donation():
-  before, mesh, step = _sharded()
+@pytest.mark.parametrize("shard_params, split", [(False, {"alpha"}), (True, {"alpha", "w", "mu w", "nu w"})])
+def test_shardings_stay_and_copies_survive_donation(shard_params, split):
+  before, mesh, step = _sharded(devices=4, shard_params=shard_params)
   as_numpy = jax.tree.map(np.array, before)
-  first, second = shard_train_state(before, mesh), shard_train_state(as_numpy, mesh)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, first)
+  first, second = (shard_train_state(state, mesh, shard_params) for state in (before, as_numpy))
+  shardings = _shardings(first)
   assert shardings.alpha == NamedSharding(mesh, P("data"))
-  assert [shard.data.shape for shard in first.alpha.addressable_shards] == [(PADDED_N // D,)] * D
-  assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(first.replace(alpha=None)))
+  assert [shard.data.shape for shard in first.alpha.addressable_shards] == [(PADDED_N // 4,)] * 4
+  leaves = {"alpha": first.alpha} | first.params
+  leaves |= {f"mu {k}": v for k, v in first.opt_state[0].mu.items()}
+  leaves |= {f"nu {k}": v for k, v in first.opt_state[0].nu.items()}
+  assert {name for name, leaf in leaves.items() if not leaf.sharding.is_fully_replicated} == split
+  assert {leaves[name].addressable_shards[0].data.shape for name in split - {"alpha"}} <= {(1, problems.HIDDEN)}
   problems.assert_same_bits(first, second)
 
   source, target = next(_batches((problems.FEATURES,)))
   state = first
   for _ in range(2):
     state, _ = step(state, source, target)
-    assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
-  assert first.alpha.is_deleted() and first.params["w"].is_deleted()
+    assert _shardings(state) == shardings
+  assert all(leaf.is_deleted() for leaf in leaves.values())
   problems.assert_same_bits(before, as_numpy)
-  problems.assert_same_bits(second, shard_train_state(before, mesh))
+  problems.assert_same_bits(second, shard_train_state(before, mesh, shard_params))
 
   # The same where nothing needs padding or moving: one device.
   mesh = make_mesh(jax.devices("cpu")[:1])
-  donated = shard_train_state(before, mesh)
+  donated = shard_train_state(before, mesh, shard_params)
   jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)(donated)
   assert donated.alpha.is_deleted()
   problems.assert_same_bits(before, as_numpy)
 
 
+@pytest.mark.parametrize(
+    "shape, spec",
+    [
+        ((128, 128), P("data")),
+        ((8, 4096), P(None, "data")),
+        ((5, 5, 64, 128), P(None, None, None, "data")),
+        ((4099, 16), P(None, "data")),  # 8 divides the shorter axis alone
+        ((16384,), P("data")),
+        ((127, 129), P()),  # too small
+        ((16376,), P()),
+        ((129, 129), P()),  # 8 divides neither
+        ((), P()),
+    ],
+)
+def test_where_a_parameter_is_split(monkeypatch, shape, spec):
+  """Along its longest axis that the devices divide, from 2**14 elements on; its optimizer state likewise."""
+  monkeypatch.undo()
+  optimizer = optax.adafactor(0.1)
+  state = jax.eval_shape(lambda: init_train_state({"w": jnp.zeros(shape)}, optimizer, N, model_state=jnp.zeros(2**14)))
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  shardings = sharding.state_shardings(state, mesh, shard_params=True)
+  assert shardings.params["w"] == NamedSharding(mesh, spec)
+  assert jax.tree.structure(shardings) == jax.tree.structure(state)
+  for leaf, place in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(shardings.opt_state), strict=True):
+    assert place.spec == (spec if leaf.shape == shape else P())
+  assert shardings.alpha.spec == P("data")
+  assert shardings.model_state.spec == P()  # as the step returns it
+  assert all(place.spec == P() for place in jax.tree.leaves(sharding.state_shardings(state, mesh).params))
+
+
+# What the compiled step holds.
+
+_COLLECTIVE = re.compile(
+    r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast)(?:-start)?\("
+)
+
+
+@functools.cache
+def _program(num_source, shard_params, options):
+  """The compiled step of a network of 4 + 3 thousand parameters, and how many it has."""
+  rng = np.random.default_rng(0)
+  params = {"w": rng.normal(size=(4, 1000)), "b": rng.normal(size=1000), "classifier": rng.normal(size=(1000, 3))}
+  params = jax.tree.map(np.float32, params)
+  optimizer = optax.chain(optax.clip_by_global_norm(0.3), optax.adam(0.1))
+  state = init_train_state(params, optimizer, num_source)
+  loss = problems.tanh_loss()
+  step = make_train_step(loss, loss, optimizer, alpha_step_size=0.3, axis_name="data", **dict(options))
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  state = shard_train_state(state, mesh, shard_params)
+  batches = problems.batch(0, 64, index=np.arange(64, dtype=np.int32)), problems.batch(1, 16)
+  return shard_train_step(step, mesh, shard_params).lower(state, *batches).compile()
+
+
+def _collectives(program):
+  """The kind of each collective, and the number of elements of each array that comes out of it."""
+  found = []
+  for shapes, kind in _COLLECTIVE.findall(program.as_text()):
+    shapes = re.findall(r"\w+\[([\d,]*)\]", shapes)
+    found.append((kind, tuple(math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)))
+  return sorted(found)
+
+
+NUM_PARAMS = 8000
+BOTH = pytest.mark.parametrize("shard_params", [False, True])
+
+
+@BOTH
+@pytest.mark.parametrize("options", [(), (("contraction", "vmap_grad"),)], ids=str)
+def test_what_travels(shard_params, options):
+  """Two gradients and a few arrays of the size of the batch; split parameters are gathered once. Nothing else."""
+  found = _collectives(_program(10_000, shard_params, options))
+  total = lambda kind: sum(size for name, sizes in found if name == kind for size in sizes)
+  assert {kind for kind, _ in found} == {"all-reduce", "all-gather", "reduce-scatter"}
+  assert 2 * NUM_PARAMS <= total("all-reduce") <= 2 * NUM_PARAMS + 20
+  gathered = NUM_PARAMS if shard_params else 0
+  assert gathered <= total("all-gather") <= gathered + 2 * 64
+  assert 0 < total("reduce-scatter") <= 2 * 64
+
+
+@BOTH
+def test_the_number_of_examples_costs_its_own_memory_alone(shard_params):
+  """Nothing that travels depends on it, and `alpha` is changed in place: 4 bytes for each example, over 8 devices."""
+  few, many = (_program(num, shard_params, ()) for num in (10_000, 1_000_000))
+  assert _collectives(few) == _collectives(many)
+  few, many = few.memory_analysis(), many.memory_analysis()
+  share = 4 * 990_000 // D
+  assert many.argument_size_in_bytes - few.argument_size_in_bytes == share
+  assert many.alias_size_in_bytes - few.alias_size_in_bytes == share
+  assert many.temp_size_in_bytes == few.temp_size_in_bytes
+
+
+@BOTH
+def test_who_holds_the_parameters(shard_params):
+  """At rest a device has an eighth of `w` and of the classifier, and as much of both moments of Adam."""
+  argument = _program(10_000, shard_params, ()).memory_analysis().argument_size_in_bytes
+  held = 4 * (3 * NUM_PARAMS // (D if shard_params else 1) + 10_000 // D)
+  assert held <= argument <= held + 1000  # the batches
+
+
 def test_rows_that_own_no_weight_are_masked():
-  """Negative indices, and those past the padding; `alpha` elsewhere keeps its bits."""
+  """Negative indices, those of the padding, and those past it; `alpha` elsewhere keeps its bits."""
   before, mesh, step = _sharded()
   step = problems.jit(step)
   source, target = next(_batches((problems.FEATURES,)))
   outside, mask = source["index"].copy(), np.ones(B, bool)
-  outside[:4], mask[:4] = [-1, PADDED_N, -PADDED_N, 2**31 - 1], False
+  outside[:6], mask[:6] = [-1, PADDED_N, -PADDED_N, 2**31 - 1, N, PADDED_N - 1], False
   result = step(shard_train_state(before, mesh), {**source, "index": outside}, target)
   problems.assert_same_bits(result, step(shard_train_state(before, mesh), {**source, "mask": mask}, target))
   kept = np.setdiff1d(np.arange(PADDED_N), outside)
-  problems.assert_same_bits(np.asarray(result[0].alpha)[kept], np.pad(before.alpha, (0, 3))[kept])
+  problems.assert_same_bits(np.asarray(result[0].alpha)[kept], np.pad(before.alpha, (0, 3), constant_values=-1)[kept])
 
 
 def test_one_compilation_for_short_batches_under_a_mask():
@@ -278,7 +412,7 @@ def test_one_compilation_for_short_batches_under_a_mask():
 
   before, mesh, step = _sharded(loss)
   state, counts = shard_train_state(before, mesh), []
-  for size, (source, target) in zip((B, B, 2), _batches((problems.FEATURES,)), strict=True):
+  for size, (source, target) in zip((B, B, 2), _batches((problems.FEATURES,), steps=3), strict=True):
     state, _ = step(state, {**source, "mask": np.arange(B) < size}, target)
     counts.append(len(traces))
   assert counts[0] > 0 and len(set(counts)) == 1

@@ -131,6 +131,12 @@ def test_alignment_params(x64, heads, aligned, contraction):
   _compare("sgd", heads, alignment_params=aligned, contraction=contraction, lookahead=0.2)
 
 
+@pytest.mark.parametrize("alpha_first", [False, True])
+@pytest.mark.parametrize("heads", ["shared", "two_heads"])
+def test_burn_in(x64, heads, alpha_first):
+  _compare("momentum", heads, burn_in=3, alpha_first=alpha_first, lookahead=0.3)
+
+
 def test_schedules(x64):
   schedule = lambda step: 0.1 * (step + 1)
   _compare("adam", alpha_step_size=schedule, lookahead=lambda step: 0.5 / (step + 1))

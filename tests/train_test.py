@@ -114,6 +114,7 @@ class BatchNormNet(nn.Module):
             ),  # fmt: skip
             id="finetune",
         ),
+        pytest.param((4, 8), dict(model__hidden=(4096,), shard_params=True), id="split parameters"),
         pytest.param(
             (4, 8), dict(flip_source=True, alpha__transforms=("standardize",)), id="flips, state of the network"
         ),
@@ -268,6 +269,7 @@ def test_what_may_change_on_resume(tmp_path, straight):
       checkpoint_every_epochs=0.75,
       eval_every_epochs=0.75,
       eval_batch_size=23,
+      shard_params=True,
       data__data_dir="elsewhere",
   )
   result = train_and_evaluate(changed, tmp_path, runs.make_task())
