@@ -19,7 +19,7 @@ TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 # What a run may change when it resumes: none of it touches the numbers that training computes.
 _FREE_ON_RESUME = (
     "name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
-    "shard_params", "on_nonfinite", "data.data_dir",
+    "shard_params", "on_nonfinite", "data.data_dir", "data.feed",
 )  # fmt: skip
 
 
