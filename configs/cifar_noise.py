@@ -56,13 +56,14 @@ def get_config(argument=None):
   config.optimizer.update(learning_rate=0.02, weight_decay=4e-4, schedule="steps", drop_epochs=(15,))
   if arg.paper:
     config.target_batch_size = 32
-    config.alpha.update(init=0.5, step_size=0.02)
+    config.alpha.update(init=0.5, step_size=0.01)
   else:
     config.target_batch_size = 250
     config.target_balanced = True
     config.alpha.update(
         init=0.5,
-        step_size=0.05,
+        step_size=0.06,
+        burn_in_epochs=1.0 if arg.runlocal else 10.0,
         target_loss="log_odds",
         params=("classifier",),
         transforms=("center_by_class", "residual_normalize", "standardize"),

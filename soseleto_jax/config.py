@@ -19,7 +19,7 @@ TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 # What a run may change when it resumes: none of it touches the numbers that training computes.
 _FREE_ON_RESUME = (
     "name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
-    "shard_params", "on_nonfinite", "data.data_dir",
+    "shard_params", "on_nonfinite", "data.data_dir", "data.feed",
 )  # fmt: skip
 
 
@@ -121,7 +121,12 @@ def validate(config: ConfigDict) -> None:
   _check("seed", config.seed, 0 <= config.seed < 2**32, "give a whole number from 0 to 2**32 - 1")
   _check("alpha.init", config.alpha.init, 0 <= config.alpha.init <= 1, "weights lie in [0, 1]")
   _check("alpha.step_size", config.alpha.step_size, config.alpha.step_size >= 0, "give 0 or more")
-  _check("alpha.burn_in_epochs", config.alpha.burn_in_epochs, config.alpha.burn_in_epochs >= 0, "give 0 or more")
+  _check(
+      "alpha.burn_in_epochs",
+      config.alpha.burn_in_epochs,
+      0 <= config.alpha.burn_in_epochs < config.num_epochs,
+      f"give 0 or more, and less than num_epochs ({config.num_epochs}), or the weights never count",
+  )
   rate = config.optimizer.learning_rate
   _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")
   _check("optimizer.momentum", config.optimizer.momentum, 0 <= config.optimizer.momentum < 1, "give [0, 1)")

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,11 @@ from ml_collections import ConfigDict
 
 from soseleto_jax import metrics as metrics_lib
 from soseleto_jax import nonfinite, sharding
-from soseleto_jax.data.resident import Assembly
+from soseleto_jax.data import lazy
+from soseleto_jax.data.preparation import Preparation
+from soseleto_jax.data.resident import Resident, put_set
 from soseleto_jax.data.sampling import EpochSampler, TargetSampler
+from soseleto_jax.data.streaming import Streaming
 from soseleto_jax.data.task import Task
 from soseleto_jax.evaluation import Evaluator
 from soseleto_jax.losses import predict_fn
@@ -42,9 +46,9 @@ class Experiment:
         "source": EpochSampler(task.num_source, config.batch_size, config.seed),
         "target": TargetSampler(task.target["label"], config.target_batch_size, config.seed, config.target_balanced),
     }
-    self._assemblies = {
-        "source": Assembly(task.source_normalization, config.flip_source),
-        "target": Assembly(task.target_normalization),
+    self._preparations = {
+        "source": Preparation(task.source_normalization, config.flip_source),
+        "target": Preparation(task.target_normalization),
     }
     self.steps_per_epoch = self._samplers["source"].steps_per_epoch
 
@@ -70,12 +74,9 @@ class Experiment:
         config.eval_batch_size,
         self._mesh,
     )
-    sets = {name: getattr(task, name) for name in ("source", "target", "validation", "test")}
-    self._data = {
-        name: self._put({"x": examples["x"], "label": examples["label"]})  # never true_label
-        for name, examples in sets.items()
-        if examples is not None
-    }
+    held_out = {"validation": task.validation, "test": task.test}
+    self._data = {name: put_set(examples, self._mesh) for name, examples in held_out.items() if examples is not None}
+    self._feeds = {name: self._feed(name, phase.num_steps) for phase in self._phases for name in phase.sets}
     self._dispatch = functools.cache(self._compile)
     self._fed = collections.deque(maxlen=2)  # a dispatch's metrics are read once the next one is on its way
 
@@ -112,10 +113,23 @@ class Experiment:
       state = state.replace(opt_state=phase.optimizer.init(state.params))
       state = jax.device_put(state, sharding.state_shardings(state, self._mesh, self.config.shard_params))
     count = min(self._steps_per_call(), limit - step, start + phase.num_steps - step)
-    data, rows = {name: self._data[name] for name in phase.sets}, self._rows(phase, step - start, count)
-    self._fed.append((step, rows))
-    state, metrics = self._dispatch(phase, count)(state, data, rows)
+    batches = {name: self._feeds[name].batches(step - start, count) for name in phase.sets}
+    self._fed.append((step, batches))
+    state, metrics = self._dispatch(phase, count)(state, batches)
     return state, count, metrics
+
+  def feed_state(self) -> Any:
+    """Returns how far the source was read, JSON-like: what `restore_feed` takes."""
+    return self._feeds["source"].state() if "source" in self._feeds else None
+
+  def restore_feed(self, state: Any, step: int) -> None:
+    """Goes on reading the source from where `feed_state` was called, at a step.
+
+    Raises:
+      ValueError: the state belongs to another step.
+    """
+    if "source" in self._feeds:
+      self._feeds["source"].restore(state, step)
 
   def faulty_examples(self, state: TrainState, step: int) -> dict[str, list[int]]:
     """Finds the examples that make a step of the last two dispatches not finite, see `nonfinite.faulty_rows`.
@@ -128,16 +142,15 @@ class Experiment:
       Their indices in each set that the step draws from.
     """
     phase, _ = self._phase_at(step - 1)
-    first, rows = next(fed for fed in reversed(self._fed) if fed[0] < step)
-    data = {name: self._data[name] for name in phase.sets}
+    first, batches = next(fed for fed in reversed(self._fed) if fed[0] < step)
 
     @functools.partial(jax.jit, out_shardings=self._replicated)
-    def find(state, data, rows):
-      batches = self._assemble(phase, state, data, rows)
+    def find(state, batches):
+      batches = self._prepare(phase, state, batches)
       found = nonfinite.faulty_rows(phase.losses, state, *batches)
       return [(batch["index"], faulty) for batch, faulty in zip(batches, found, strict=True)]  # padding's index too
 
-    found = jax.device_get(find(state, data, jax.tree.map(lambda row: row[step - 1 - first], rows)))
+    found = jax.device_get(find(state, jax.tree.map(lambda part: part[step - 1 - first], batches)))
     return {name: np.unique(index[faulty]).tolist() for name, (index, faulty) in zip(phase.sets, found, strict=True)}
 
   def evaluate(self, state: TrainState) -> dict[str, float]:
@@ -159,6 +172,12 @@ class Experiment:
       return {}
     return metrics_lib.detection(alpha, self.task.source["label"] != self.task.source["true_label"])
 
+  def _feed(self, name, num_steps):
+    examples, sampler = getattr(self.task, name), self._samplers[name]
+    if name == "source" and lazy.streams(examples["x"], self.config.data.feed, jax.process_count()):
+      return Streaming(examples, sampler, num_steps, self._mesh)
+    return Resident(examples, sampler, self._mesh)
+
   def _put(self, tree):
     return jax.device_put(tree, self._replicated)
 
@@ -174,38 +193,28 @@ class Experiment:
       start += phase.num_steps
     raise ValueError(f"step {step} of {self.num_steps}: the run is over")
 
-  def _rows(self, phase, step, count):
-    """Index and mask `[K, B]` of each set for `count` steps from `step` of the phase, padded for the mesh."""
-    rows = {}
-    for name in phase.sets:
-      batches = [self._samplers[name].batch(s) for s in range(step, step + count)]
-      index, mask = (np.stack(parts) for parts in zip(*batches, strict=True))
-      missing = -index.shape[1] % self._mesh.size
-      rows[name] = tuple(np.pad(part, ((0, 0), (0, missing))) for part in (index, mask))
-    return jax.device_put(rows, NamedSharding(self._mesh, P(None, sharding.AXIS)))
-
-  def _assemble(self, phase, state, data, rows):
+  def _prepare(self, phase, state, batches):
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
     return [
-        self._assemblies[name](data[name], *rows[name], jax.random.fold_in(key, number))
+        self._preparations[name](batches[name], jax.random.fold_in(key, number))
         for number, name in enumerate(phase.sets)
     ]
 
   def _compile(self, phase, count):
-    def gradients(state, data, rows):
-      gradient, state, metrics = phase.step.gradients(state, *self._assemble(phase, state, data, rows))
+    def gradients(state, batches):
+      gradient, state, metrics = phase.step.gradients(state, *self._prepare(phase, state, batches))
       if "loss" in metrics:  # plain training; named after the set that it is on, as in the other steps
         metrics[f"{phase.sets[0]}_loss"] = metrics.pop("loss")
       return gradient, state, metrics
 
     step = dataclasses.replace(phase.step, gradients=gradients)
-    one = sharding.map_over_devices(step, self._mesh, (P(), P(sharding.AXIS)), self.config.shard_params)
+    one = sharding.map_over_devices(step, self._mesh, (P(sharding.AXIS),), self.config.shard_params)
 
-    def several(state, data, rows):
+    def several(state, batches):
       if count == 1:
-        state, metrics = one(state, data, jax.tree.map(lambda row: row[0], rows))
+        state, metrics = one(state, jax.tree.map(lambda part: part[0], batches))
         return state, jax.tree.map(lambda metric: metric[None], metrics)
-      return jax.lax.scan(lambda state, row: one(state, data, row), state, rows)
+      return jax.lax.scan(one, state, batches)
 
     return jax.jit(several, donate_argnums=0)
 
@@ -216,7 +225,7 @@ def _check_fit(config, task):
         f"config.data.shared_classes={config.data.shared_classes} but task.shared_classes={task.shared_classes}: "
         "give the config the task's"
     )
-  if config.flip_source and task.source["x"].ndim != 4:
+  if config.flip_source and len(task.source["x"].shape) != 4:
     raise ValueError(
         f"config.flip_source=True but source x has shape {task.source['x'].shape}; only images [N, H, W, C] can be "
         "mirrored, so leave it False"

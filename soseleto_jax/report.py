@@ -159,7 +159,7 @@ def _weights(workdir, source, alpha, class_names) -> list[str]:
   ]
   shape = np.shape(x) if x is not None else ()
   if len(shape) == 2 and shape[1] == 2:
-    plane = figures.points(x, label, alpha, wrong)
+    plane = figures.points(x[np.arange(len(x))], label, alpha, wrong)  # so that x may be on disk
     body += ["<h2>The source in the plane</h2>", _plots(workdir, points=plane)]
   elif len(shape) == 4 and shape[3] in (1, 3):
     body += _examples(workdir, x, label, true_label, alpha, class_names)

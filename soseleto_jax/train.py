@@ -72,7 +72,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
   validate(config)
   workdir = pathlib.Path(workdir)
   with _on_signals(_exit_preempted, signal.SIGTERM), claim(workdir):
-    experiment = Experiment(config, get_task(config.data, config.seed) if task is None else task)
+    experiment = Experiment(config, get_task(config.data, config.seed, jax.process_count()) if task is None else task)
     checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source)
     with failed_writes(lambda: checkpoints.latest_step):
       with checkpoints:
@@ -120,6 +120,7 @@ def _resume(experiment, checkpoints, workdir):
       raise ValueError(
           f"{workdir} holds a run on other data: labels or examples differ. Choose another --workdir, or the old data"
       )
+    experiment.restore_feed(saved.pop("feed"), int(state.step))
     window = _Window(**saved)
     done = "finished before" if checkpoints.latest_step == experiment.num_steps else "going on"
     _LOGGER.info("%s: %s, at step %d of %d", workdir, done, checkpoints.latest_step, experiment.num_steps)
@@ -137,8 +138,7 @@ def _fingerprint(task):
   for examples in filter(None, (task.source, task.target, task.validation, task.test)):
     label, x = np.asarray(examples["label"]), examples["x"]
     digest.update(label.tobytes())
-    for row in np.linspace(0, len(label) - 1, 8, dtype=int).tolist():
-      digest.update(np.ascontiguousarray(x[row]).tobytes())
+    digest.update(np.ascontiguousarray(x[np.linspace(0, len(label) - 1, 8, dtype=int)]).tobytes())
   return digest.hexdigest()
 
 
@@ -169,7 +169,8 @@ def _train(experiment, state, window, writer, checkpoints):
 
   def save():
     window.seconds = time.monotonic() - started
-    checkpoints.save(state, dataclasses.asdict(window) | {"task": task}, window.best_step)
+    loop = dataclasses.asdict(window) | {"task": task, "feed": experiment.feed_state()}
+    checkpoints.save(state, loop, window.best_step)
 
   stops = []  # signals meet a loop that can save
   stopping = _on_signals(lambda number, _: stops.append(number), signal.SIGINT, signal.SIGTERM)

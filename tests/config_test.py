@@ -82,6 +82,7 @@ BAD = [
     ("alpha.init", float("nan"), "weights lie in [0, 1]"),
     ("alpha.step_size", -0.1, "give 0 or more"),
     ("alpha.burn_in_epochs", -1.0, "give 0 or more"),
+    ("alpha.burn_in_epochs", 20.0, "less than num_epochs (20)"),
     ("optimizer.learning_rate", 0.0, "above 0"),
     ("optimizer.learning_rate", float("nan"), "above 0"),
     ("optimizer.momentum", 1.0, "[0, 1)"),
@@ -233,7 +234,7 @@ def test_changed_fields_are_sorted_and_may_be_missing_on_either_side():
 
 
 FREE = ("name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
-        "shard_params", "data.data_dir")  # fmt: skip
+        "shard_params", "data.data_dir", "data.feed")  # fmt: skip
 
 
 def test_only_these_fields_are_free():

@@ -69,13 +69,14 @@ def expected_rows(examples, normalization, index):
 @pytest.mark.parametrize(
     "devices, steps_per_call, shared", [(8, 1, True), (8, 3, False), (1, 3, True), (1, 1, False)]
 )
-def test_the_step_is_given_the_samplers_rows_normalised(monkeypatch, devices, steps_per_call, shared):
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+def test_the_step_is_given_the_samplers_rows_normalised(monkeypatch, devices, steps_per_call, shared, feed):
   """Each once, with its label and index, and nothing but padding beside them."""
   runs.use_devices(monkeypatch, devices)
   show_batches(monkeypatch)
   task = runs.make_task(shape=IMAGE, shared=shared)
   config = runs.make_config(
-      steps_per_call=steps_per_call, seed=3, target_balanced=True, data__shared_classes=shared
+      steps_per_call=steps_per_call, seed=3, target_balanced=True, data__shared_classes=shared, data__feed=feed
   )
   _, shown = advance(Experiment(config, task), 8)
   source = EpochSampler(N, runs.BATCH_SIZE, 3)
@@ -152,18 +153,18 @@ def test_flips(monkeypatch):
 def test_how_many_steps_a_call_takes(monkeypatch, backend, fields, counts):
   """20 where dispatches are dear, but none past a limit (here 7) or past the end of a phase (here 4)."""
   monkeypatch.setattr(jax, "default_backend", lambda: backend)
-  monkeypatch.setattr(Experiment, "_compile", lambda self, phase, count: lambda state, data, rows: (state, rows))
+  monkeypatch.setattr(Experiment, "_compile", lambda self, phase, count: lambda state, batches: (state, batches))
   task = runs.make_task()
   experiment = Experiment(runs.make_config(method="finetune", num_epochs=1, **fields), task)
   assert (experiment.num_steps, experiment.steps_per_epoch) == (8, 4)
   state, step, taken = experiment.place(experiment.initial_state()), 0, []
   while step < 8:
-    state, count, rows = experiment.advance(state, step, 7 if step < 7 else 8)
+    state, count, batches = experiment.advance(state, step, 7 if step < 7 else 8)
     side, first = ("source", step) if step < 4 else ("target", step - 4)  # each phase draws from the start
-    assert rows.keys() == {side}
+    assert batches.keys() == {side}
     sampler = EpochSampler(N, runs.BATCH_SIZE, 0) if step < 4 else TargetSampler(task.target["label"], 5, 0)
     for number in range(count):
-      index, mask = (np.asarray(part)[number] for part in rows[side])
+      index, mask = (np.asarray(batches[side][part])[number] for part in ("index", "mask"))
       np.testing.assert_array_equal(index[mask], sampler.batch(first + number)[0][sampler.batch(first + number)[1]])
     taken, step = taken + [count], step + count
   assert taken == counts

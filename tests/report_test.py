@@ -11,6 +11,7 @@ import pytest
 from matplotlib import image as matplotlib_image
 
 from soseleto_jax import figures, report
+from soseleto_jax.data.lazy import Rows
 
 RECORDS = [
   {
@@ -96,6 +97,24 @@ def write(workdir, source, alpha, **changes):
     assert head == "data:image/png;base64" and image["alt"]
     matplotlib_image.imread(io.BytesIO(base64.b64decode(data)))
   return page, {path.name for path in (workdir / "figures").iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["color", "points", "other"])
+def test_a_source_on_disk(tmp_path, kind):
+  """Gives the same page; pictures are read only where they are shown."""
+
+  class OnDisk(Rows):
+    read = 0
+
+    def __getitem__(self, index):
+      self.read += len(index)
+      return super().__getitem__(index)
+
+  source, alpha = make_source(kind, 100)
+  x = OnDisk(source["x"])
+  pages = [write(tmp_path / str(n), source | {"x": x}, alpha)[0].source for n, x in enumerate((source["x"], x))]
+  assert pages[0] == pages[1]
+  assert x.read == {"color": 64, "points": 100, "other": 0}[kind]
 
 
 @pytest.mark.parametrize("kind", ["color", "gray"])

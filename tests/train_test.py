@@ -643,7 +643,7 @@ def test_without_a_task_the_config_says_which(tmp_path, monkeypatch, straight):
   monkeypatch.setattr(train, "get_task", lambda *args: asked.append(args) or runs.make_task())
   config = runs.make_config()
   assert_same_run(train_and_evaluate(config, tmp_path, None), straight)
-  assert asked == [(config.data, config.seed)]
+  assert asked == [(config.data, config.seed, 1)]
 
 
 def test_a_run_in_a_thread(tmp_path, straight):

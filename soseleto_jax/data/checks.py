@@ -3,8 +3,11 @@
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+
+from soseleto_jax.data import lazy
 
 
 def choice(field: str, value: str, choices: Iterable[str]) -> None:
@@ -38,15 +41,16 @@ def no_empty_class(field: str, values: np.ndarray, num_classes: int, cure: str) 
     raise ValueError(f"{field} has no example of class {empty[0]}; {cure}")
 
 
-def pixels(field: str, x: np.ndarray) -> None:
+def pixels(field: str, x: Any) -> None:
   """Raises ValueError where x is no numeric `[N, H, W, C]` or `[N, D]`, is empty, or not finite."""
-  if x.ndim not in (2, 4) or not x.size or x.dtype.kind not in "uif":
+  if len(x.shape) not in (2, 4) or 0 in x.shape or x.dtype.kind not in "uif":
     raise ValueError(
       f"{field} has shape {x.shape} and dtype {x.dtype}; give numbers of shape [N, H, W, C] "
       "(add a last axis to images of one channel) or [N, D]"
     )
   if x.dtype.kind == "f":
-    broken = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
+    finite = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in lazy.chunks(x)]
+    broken = np.flatnonzero(~np.concatenate(finite))
     if broken.size:
       raise ValueError(
         f"{field}[{broken[0]}] has pixels that are not finite ({broken.size} such examples); "

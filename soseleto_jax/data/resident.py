@@ -1,37 +1,52 @@
 """Sets that live on the devices: batches are gathered there by index."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from soseleto_jax.data.transforms import Normalization
+from soseleto_jax.data import lazy
+from soseleto_jax.data.sampling import EpochSampler, TargetSampler, padded_batch
+from soseleto_jax.data.selection import Examples
 
 
-@dataclasses.dataclass(frozen=True)
-class Assembly:
-  """How a batch is made of a set's rows, on the device."""
+def put(tree: Any, sharding: NamedSharding) -> Any:
+  """Places host arrays, whole and equal in each process."""
+  place = lambda part: jax.make_array_from_process_local_data(sharding, part, part.shape)
+  return jax.tree.map(place, tree)
 
-  normalization: Normalization
-  flip: bool = False  # mirror each image with probability 1/2
 
-  def __call__(self, arrays: Mapping[str, Any], index: jax.Array, mask: jax.Array, key: jax.Array) -> dict[str, Any]:
-    """Gathers a batch.
+def put_set(examples: Examples, mesh: Mesh) -> dict[str, jax.Array]:
+  """Places the pixels and labels of a set on every device of a mesh."""
+  arrays = {"x": lazy.load(examples["x"]), "label": examples["label"]}  # never true_label
+  return put(arrays, NamedSharding(mesh, P()))
 
-    Args:
-      arrays: "x" `[N, ...]` and "label" `[N]`.
-      index: int32 `[B]`.
-      mask: bool `[B]`.
-      key: for augmentation; with the index of an example it decides, so the split over devices changes nothing.
 
-    Returns:
-      "x" float32 `[B, ...]`, "label", "index", "mask".
-    """
-    x = self.normalization.apply(arrays["x"][index])
-    if self.flip:
-      keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(index)
-      flipped = jax.vmap(jax.random.bernoulli)(keys)
-      x = jnp.where(flipped.reshape(-1, *[1] * (x.ndim - 1)), jnp.flip(x, axis=2), x)
-    return {"x": x, "label": arrays["label"][index], "index": index, "mask": mask}
+class Resident:
+  """Feeds the batches of a set on the devices."""
+
+  def __init__(self, examples: Examples, sampler: EpochSampler | TargetSampler, mesh: Mesh):
+    """Puts the set on every device of a mesh with one axis."""
+    self._arrays, self._sampler, self._mesh = put_set(examples, mesh), sampler, mesh
+    split = P(None, *mesh.axis_names)
+
+    def gather(arrays, index, mask):
+      return {"x": arrays["x"][index], "label": arrays["label"][index], "index": index, "mask": mask}
+
+    mapped = jax.shard_map(gather, mesh=mesh, in_specs=(P(), split, split), out_specs=split)
+    self._split = NamedSharding(mesh, split)
+    self._gather = jax.jit(mapped, out_shardings=self._split)
+
+  def batches(self, step: int, count: int) -> dict[str, jax.Array]:
+    """Returns the batches of `count` steps from `step`, as `Streaming.batches` does."""
+    rows = [padded_batch(self._sampler, s, self._mesh.size) for s in range(step, step + count)]
+    index, mask = (np.stack(parts) for parts in zip(*rows, strict=True))
+    return self._gather(self._arrays, *put((index, mask), self._split))
+
+  def state(self) -> None:
+    """Returns None: the sampler's step is all."""
+
+  def restore(self, state: Any, step: int) -> None:
+    """Takes what `state`, of this or of the other feed, returned at a step; there is nothing to restore."""

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from soseleto_jax.data import checks, draws
+from soseleto_jax.data import checks, draws, lazy
 
-Examples = dict[str, np.ndarray]
+Examples = dict[str, Any]  # arrays; `x` may be a set on disk, see `soseleto_jax.data.lazy`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Subset:
 
   def take(self, index: np.ndarray) -> "Subset":
     """Returns the examples at an index (integers or a mask)."""
-    examples = {key: value[index] for key, value in self.examples.items()}
+    examples = {key: lazy.take(value, index) for key, value in self.examples.items()}
     return dataclasses.replace(self, examples=examples)
 
   def take_classes(self, classes: Sequence[int], field: str) -> "Subset":
@@ -136,9 +137,9 @@ def _is_slice(split: str) -> bool:
   return not split.isidentifier()
 
 
-def _same_images(x: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _same_images(x: Any, others: Any) -> np.ndarray:
   """Which images of x also occur, bit for bit, in others: bool `[N]`."""
   if x.shape[1:] != others.shape[1:]:
     return np.zeros(len(x), bool)
-  known = {image.tobytes() for image in others}
-  return np.fromiter((image.tobytes() in known for image in x), bool, len(x))
+  known = {image.tobytes() for part in lazy.chunks(others) for image in part}
+  return np.fromiter((image.tobytes() in known for part in lazy.chunks(x) for image in part), bool, len(x))

@@ -6,17 +6,26 @@ from collections.abc import Callable
 import ml_collections
 import numpy as np
 
-from soseleto_jax.data import checks, digits, draws, noise, selection, tfds, transforms
+from soseleto_jax.data import checks, digits, draws, files, lazy, noise, selection, tfds, transforms
 from soseleto_jax.data.selection import Subset
+
+_FILES = ("folder", "arrays")
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError for fields of `config.data` that are wrong whatever the data."""
+  checks.choice("config.data.feed", config.feed, lazy.FEEDS)
   for side in ("source", "target"):
     if not config.get(side) or not config[side].get("dataset"):
       raise ValueError(
-        f"config.data.{side}.dataset is missing; name a data set: 'digits', 'synthetic', or one of "
-        "TFDS"
+        f"config.data.{side}.dataset is missing; name a data set: 'digits', 'synthetic', one of TFDS, "
+        "or 'folder' or 'arrays' for your own"
+      )
+    dataset, path = config[side].dataset, config[side].path
+    if bool(path) != (dataset in _FILES):
+      raise ValueError(
+        f"config.data.{side}.path={path!r} but dataset={dataset!r}; a path is what 'folder' and 'arrays' "
+        "need, and they alone"
       )
   source, target = config.source, config.target
   sizes = {f"source.{field}": source[field] for field in ("num_examples", "size")}
@@ -47,21 +56,44 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def read(
-  dataset: str, split: str, label_key: str, grayscale: bool, size: int, *, data_dir: str | None
+  dataset: str,
+  split: str,
+  label_key: str,
+  grayscale: bool,
+  size: int,
+  path: str,
+  *,
+  data_dir: str | None,
+  most_bytes: float,
 ) -> Subset:
-  """Reads a split of the data set of a name: `digits`, or one of TFDS."""
-  if dataset == "digits":
+  """Reads a split of a data set: `digits`, `folder`, `arrays` or one of TFDS; larger ones than a limit stay on disk."""
+  if dataset in ("digits", *_FILES):
     checks.choice("label_key", label_key, ("label",))
+  if dataset == "digits":
     examples = digits.load(split)
     if size:
       examples["x"] = transforms.resize(examples["x"], size)
+  elif dataset == "folder":
+    examples = files.load_folder(path, split, grayscale=grayscale, size=size)
+  elif dataset == "arrays":
+    if grayscale or size:
+      raise ValueError(f"grayscale={grayscale}, size={size}: x.npy is taken as it is; leave both out")
+    examples = files.load_arrays(path, split)
   else:
     examples = tfds.load(
-      dataset, split, data_dir, label_key=label_key, grayscale=grayscale, size=size
+      dataset,
+      split,
+      data_dir,
+      label_key=label_key,
+      grayscale=grayscale,
+      size=size,
+      most_bytes=most_bytes,
     )
+  if lazy.num_bytes(examples["x"]) <= most_bytes:
+    examples["x"] = lazy.load(examples["x"])
   class_names = examples.pop("class_names")
   examples["row"] = np.arange(len(examples["label"]), dtype=np.int32)
-  return Subset(examples, class_names, dataset, split)
+  return Subset(examples, class_names, path or dataset, split)
 
 
 def choose(
@@ -69,7 +101,7 @@ def choose(
 ) -> Subset:
   """Reads a split for a side of the config, and keeps the side's classes."""
   with checks.prefix(f"config.data.{field}: "):
-    subset = read(side.dataset, split, side.label_key, side.grayscale, side.size)
+    subset = read(side.dataset, split, side.label_key, side.grayscale, side.size, side.path)
   return subset.take_classes(side.classes, f"config.data.{field.split('.')[0]}")
 
 

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from ml_collections import config_dict
 
-from soseleto_jax.data import checks, sides, synthetic, transforms
+from soseleto_jax.data import checks, lazy, sides, synthetic, transforms
 from soseleto_jax.data.selection import Examples
 
 
@@ -17,9 +17,10 @@ class Task:
   """Source, target, validation and test sets, checked when made.
 
   Each set is a dict of `x`, uint8 `[N, H, W, C]` or float32 `[N, D]` as stored (not normalised),
-  and `label`, int32 `[N]`. Sets read from a data set also have `row`, int32 `[N]`, the examples'
-  places in its split. `source` has `true_label`, int32 `[N]`, where the labels may be wrong and the
-  right ones are known; it is for analysis, and no training code may read it.
+  and `label`, int32 `[N]`. An `x` may stay on disk: see `soseleto_jax.data.lazy`. Sets read from a
+  data set also have `row`, int32 `[N]`, the examples' places in its split. `source` has
+  `true_label`, int32 `[N]`, where the labels may be wrong and the right ones are known; it is for
+  analysis, and no training code may read it.
 
   Attributes:
     name: a short name of the data.
@@ -93,15 +94,19 @@ class Task:
 def data_config() -> ml_collections.ConfigDict:
   """Returns the config of `get_task` with every field at its default.
 
-  `dataset` is `digits`, `synthetic` or the name of a TFDS image set. `classes=()` means all,
+  `dataset` is `digits`, `synthetic`, the name of a TFDS image set, or `folder` or `arrays` for files of your own under
+  `path` (docs/your_data.md). `feed` says where batches come from: `resident` keeps all pixels in memory and on the
+  devices, `streaming` reads each batch when its step comes near, and `auto` streams sets of more than 2 GiB, those that
+  you gave as memory maps, and everything where there are several processes. `classes=()` means all,
   `size=0` leaves images as they are, `num_examples=0` of the source takes all that are left, and
   the target needs either `num_examples` or `examples_per_class`. `mean` and `std` are for
   `normalization="fixed"`. With `shared_classes` the target uses the source's normalisation.
   """
-  images = dict(classes=(), grayscale=False, size=0, normalization="channel", mean=(), std=())
+  images = dict(path="", classes=(), grayscale=False, size=0, normalization="channel", mean=(), std=())
   return ml_collections.ConfigDict(
     dict(
       data_dir=config_dict.placeholder(str),
+      feed="auto",  # lazy.FEEDS
       shared_classes=True,
       source=dict(
         dataset="cifar10",
@@ -127,7 +132,7 @@ def data_config() -> ml_collections.ConfigDict:
   )
 
 
-def get_task(config: ml_collections.ConfigDict, seed: int) -> Task:
+def get_task(config: ml_collections.ConfigDict, seed: int, num_processes: int = 1) -> Task:
   """Returns the data that a config describes.
 
   Target, validation, source subset and label noise are drawn from streams of their own, so that
@@ -138,6 +143,7 @@ def get_task(config: ml_collections.ConfigDict, seed: int) -> Task:
   Args:
     config: the block that `data_config` returns.
     seed: the experiment's seed.
+    num_processes: how many processes train together; where there are several, each reads only its share.
 
   Returns:
     A `Task`. With `shared_classes` the normalisation is fitted on the source images; without, each
@@ -151,7 +157,8 @@ def get_task(config: ml_collections.ConfigDict, seed: int) -> Task:
   if "synthetic" in (config.source.dataset, config.target.dataset):
     return _synthetic_task(config, seed)
   shared, source_side, target_side = (config[k] for k in ("shared_classes", "source", "target"))
-  read = functools.cache(functools.partial(sides.read, data_dir=config.data_dir))
+  most_bytes = lazy.memory_limit(config.feed, num_processes)
+  read = functools.cache(functools.partial(sides.read, data_dir=config.data_dir, most_bytes=most_bytes))
 
   target_pool = sides.choose(read, target_side, target_side.split, "target")
   test = sides.choose(read, target_side, target_side.test_split, "target.test_split")
@@ -167,7 +174,7 @@ def get_task(config: ml_collections.ConfigDict, seed: int) -> Task:
   else:
     target_normalization = _fit("target", target_side, target_pool.examples)
   return Task(
-    name=" -> ".join(dict.fromkeys((source_side.dataset, target_side.dataset))),
+    name=" -> ".join(dict.fromkeys(side.path or side.dataset for side in (source_side, target_side))),
     source=source.examples,
     target=target.examples,
     validation=validation.examples if validation else None,
@@ -201,7 +208,8 @@ def from_arrays(
   """Returns a task made of your own arrays, with the checks of `Task`.
 
   Args:
-    source_x: `[N, H, W, C]` or `[N, D]`; uint8 is kept, other numbers become float32.
+    source_x: `[N, H, W, C]` or `[N, D]`; uint8 is kept, other numbers become float32. A memory map, or another set of
+      `soseleto_jax.data.lazy`, stays on disk.
     source_label: integers `[N]`, possibly wrong.
     target_x: as `source_x`.
     target_label: integers, right.
@@ -251,9 +259,10 @@ def from_arrays(
 
 
 def _examples(x, label) -> Examples:
-  x = np.asarray(x)
-  if x.dtype.kind in "uif" and x.dtype != np.uint8:
-    x = x.astype(np.float32)
+  if hasattr(x, "__array__") or not hasattr(x, "shape"):
+    x = np.asanyarray(x)  # which leaves a memory map one
+  if x.dtype.kind in "uif" and x.dtype not in (np.uint8, np.float32):
+    x = lazy.Rows(x, dtype=np.float32) if lazy.is_lazy(x) else x.astype(np.float32)
   return {"x": x, "label": _integers(label)}
 
 

@@ -3,17 +3,17 @@
 import concurrent.futures
 import difflib
 import importlib.util
-import io
+import math
 import os
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from soseleto_jax.data import lazy
+from soseleto_jax.data.images import MODES, Images
+
 # Examples decoded by one task of the thread pool; Pillow decodes outside Python's lock.
 _CHUNK = 512
-# Named, because Pillow otherwise tries one format after another on every image.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def load(
@@ -24,8 +24,9 @@ def load(
   label_key: str = "label",
   grayscale: bool = False,
   size: int = 0,
+  most_bytes: float = math.inf,
 ) -> dict:
-  """Reads a split of a TFDS image set into memory.
+  """Reads a split of a TFDS image set.
 
   A set that is not in the folder is downloaded and prepared, which needs TensorFlow and a network.
 
@@ -36,9 +37,10 @@ def load(
     label_key: the column that holds the labels.
     grayscale: whether to convert images to one channel (luma).
     size: height and width to resize images to, in pixels; 0 keeps theirs.
+    most_bytes: images that take more in memory stay on disk.
 
   Returns:
-    A dict of `x` uint8 `[N, H, W, C]`, `label` int32 `[N]` and `class_names` tuple of str. Where
+    A dict of `x` uint8 `[N, H, W, C]`, an array or `Images`, `label` int32 `[N]` and `class_names` tuple of str. Where
     `label_key` names another column with the classes of the column `label` (human or noisy labels,
     as in `cifar10_n`), that column is `true_label` int32 `[N]`.
 
@@ -53,27 +55,28 @@ def load(
   data_dir = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "") or None
   builder = _prepared_builder(name, data_dir)
   image_key, channels = _image_feature(builder)
-  mode = "L" if grayscale else _MODES[channels]
+  mode = "L" if grayscale else MODES[channels]
   columns = {"label": label_key}
   class_names = _class_names(builder, label_key)
   if label_key != "label" and _names_or_none(builder, "label") == class_names:
     columns["true_label"] = "label"
 
   source = _data_source(builder, split, image_key)
-  first = _decode(source[0][image_key], mode, size)
-  x = np.empty((len(source), *first.shape), np.uint8)
+  images = Images(
+    lambda rows: [example[image_key] for example in source.__getitems__(rows)],
+    lambda row: f"image {row} of {name!r}",
+    len(source),
+    mode=mode,
+    size=size,
+  )
+  x = images if lazy.num_bytes(images) > most_bytes else np.empty(images.shape, np.uint8)
   labels = {column: np.empty(len(source), np.int32) for column in columns}
 
   def read(start: int) -> None:
     rows = range(start, min(start + _CHUNK, len(source)))
     for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
-      image = _decode(example[image_key], mode, size)
-      if image.shape != first.shape:
-        raise ValueError(
-          f"the images of {name!r} have unequal sizes, such as {first.shape} and {image.shape}; "
-          "set `size` (config.data.source.size, config.data.target.size) to resize them"
-        )
-      x[row] = image
+      if x is not images:
+        x[row] = images.decode(example[image_key], row)
       for column, key in columns.items():
         labels[column][row] = example[key]
 
@@ -81,18 +84,6 @@ def load(
     for _ in pool.map(read, range(0, len(source), _CHUNK)):
       pass  # an exception of a thread is raised here
   return {"x": x, "class_names": class_names, **labels}
-
-
-def _decode(encoded: bytes, mode: str, size: int) -> np.ndarray:
-  from PIL import Image
-
-  with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-    if image.mode != mode:
-      image = image.convert(mode)
-    if size and image.size != (size, size):
-      image = image.resize((size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-  return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _prepared_builder(name: str, data_dir: str | None):
@@ -157,7 +148,7 @@ def _image_feature(builder) -> tuple[str, int]:
       f"{builder.name!r} is not a set of single images: its columns are {', '.join(features)}"
     )
   channels = features[key].shape[-1]
-  if features[key].np_dtype != np.uint8 or channels not in _MODES:
+  if features[key].np_dtype != np.uint8 or channels not in MODES:
     raise ValueError(
       f"the images of {builder.name!r} are {features[key].np_dtype} with {channels} channels; "
       "only uint8 images with 1, 3 or 4 channels are read"

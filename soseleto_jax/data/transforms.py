@@ -1,17 +1,21 @@
 """Grayscale, resizing and normalisation of images."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from soseleto_jax.data import checks
+from soseleto_jax.data import checks, draws, lazy
 
 NORMALIZATIONS = ("none", "channel", "pixel_mean", "pixel_mean_scaled", "unit", "fixed")
 
 # Images handled at once, so that temporaries stay small beside the set itself.
 _CHUNK = 1024
+
+# Statistics of sets with more numbers are taken from a sample with about as many.
+_MOST_NUMBERS = 2**28
 
 
 def grayscale(images: np.ndarray) -> np.ndarray:
@@ -86,9 +90,11 @@ class Normalization:
 
 
 def fit_normalization(
-  kind: str, images: np.ndarray, mean: Sequence[float] = (), std: Sequence[float] = ()
+  kind: str, images: Any, mean: Sequence[float] = (), std: Sequence[float] = ()
 ) -> Normalization:
-  """Returns the normalisation of a kind, with statistics taken from images in float64.
+  """Returns the normalisation of a kind, with statistics taken from images in float64, in one pass.
+
+  Those of a set with more than 2**28 numbers are of a sample of its images with about as many, the same in every run.
 
   | kind | mean | std |
   |---|---|---|
@@ -103,7 +109,7 @@ def fit_normalization(
 
   Args:
     kind: one of the table above.
-    images: `[N, H, W, C]`, or `[N, D]` whose D columns are the channels.
+    images: `[N, H, W, C]`, or `[N, D]` whose D columns are the channels; in memory or on disk.
     mean: C numbers, for `fixed` only.
     std: C positive numbers, for `fixed` only.
 
@@ -122,14 +128,14 @@ def fit_normalization(
     return _normalization(0.0, 1.0)
   if kind == "unit":
     return _normalization(0.0, 256.0)
-  pixel_mean = _mean(images, lambda chunk: chunk)
+  pixel_mean, pixel_variance = _moments(_sample(images))
   if kind == "pixel_mean":
     return _normalization(pixel_mean, 1.0)
   if kind == "pixel_mean_scaled":
-    return _normalization(pixel_mean, _nonzero(np.sqrt(_variance(images, pixel_mean).mean())))
+    return _normalization(pixel_mean, _nonzero(np.sqrt(pixel_variance.mean())))
   over_pixels = tuple(range(pixel_mean.ndim - 1))
   channel_mean = pixel_mean.mean(axis=over_pixels)
-  variance = _variance(images, channel_mean).mean(axis=over_pixels)
+  variance = (pixel_variance + (pixel_mean - channel_mean) ** 2).mean(axis=over_pixels)
   return _normalization(channel_mean, _nonzero(np.sqrt(variance)))
 
 
@@ -150,16 +156,25 @@ def _normalization(mean: Any, std: Any) -> Normalization:
   return Normalization(np.asarray(mean, np.float32), np.asarray(std, np.float32))
 
 
-def _mean(images: np.ndarray, of) -> np.ndarray:
-  """The mean over images of a function of each, in float64, shaped as one image."""
-  total = np.zeros(images.shape[1:], np.float64)
-  for start in range(0, len(images), _CHUNK):
-    total += of(images[start : start + _CHUNK].astype(np.float64)).sum(axis=0)
-  return total / len(images)
+def _sample(images: Any) -> Any:
+  count = _MOST_NUMBERS // math.prod(images.shape[1:])
+  if len(images) <= count:
+    return images
+  rows = draws.integers(max(1, count), len(images), 0, "normalization")
+  return lazy.take(images, np.unique(rows))
 
 
-def _variance(images: np.ndarray, mean: np.ndarray) -> np.ndarray:
-  return _mean(images, lambda chunk: (chunk - mean) ** 2)
+def _moments(images: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and variance over images, float64, shaped as one image; merged by Chan, Golub and LeVeque (1983)."""
+  count, mean, squares = 0, 0.0, 0.0
+  for chunk in lazy.chunks(images):
+    chunk = chunk.astype(np.float64)
+    chunk_mean = chunk.mean(axis=0)
+    shift, total = chunk_mean - mean, count + len(chunk)
+    squares = squares + ((chunk - chunk_mean) ** 2).sum(axis=0) + shift**2 * (count * len(chunk) / total)
+    mean = mean + shift * (len(chunk) / total)
+    count = total
+  return mean, squares / count
 
 
 def _nonzero(std: np.ndarray) -> np.ndarray:

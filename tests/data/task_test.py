@@ -9,6 +9,8 @@ from soseleto_jax.data import (
   checks,
   digits,
   draws,
+  files,
+  lazy,
   noise,
   sampling,
   selection,
@@ -18,6 +20,7 @@ from soseleto_jax.data import (
   tfds,
   transforms,
 )
+from soseleto_jax.data import images as images_lib
 
 
 def digits_config(**target):
@@ -46,9 +49,11 @@ def images(examples):
 def test_fields_of_the_config():
   assert task.data_config().to_dict() == {
     "data_dir": None,
+    "feed": "auto",
     "shared_classes": True,
     "source": {
       "dataset": "cifar10",
+      "path": "",
       "split": "train",
       "label_key": "label",
       "classes": (),
@@ -64,6 +69,7 @@ def test_fields_of_the_config():
     },
     "target": {
       "dataset": "cifar10",
+      "path": "",
       "split": "train",
       "test_split": "test",
       "label_key": "label",
@@ -501,7 +507,7 @@ def test_task_is_checked_when_made_by_hand():
     dataclasses.replace(found, target=found.target | {"label": found.target["label"] * 0 + 10})
 
 
-HOST_MODULES = (checks, digits, draws, noise, sampling, selection, sides, synthetic)
+HOST_MODULES = (checks, digits, draws, files, images_lib, lazy, noise, sampling, selection, sides, synthetic)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Batches gathered on the device, and their flips."""
+"""Normalisation of batches, and their flips."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soseleto_jax.data.resident import Assembly
+from soseleto_jax.data.preparation import Preparation
 from soseleto_jax.data.transforms import Normalization
 from tests import problems
 
@@ -25,20 +25,20 @@ def arrays():
 
 
 @functools.cache
-def assembly(flip):
-  return problems.jit(Assembly(NORMALIZATION, flip))
+def preparation(flip):
+  return problems.jit(Preparation(NORMALIZATION, flip))
 
 
-def gather(arrays, index, flip, key=0, mask=None):
+def prepare(arrays, index, flip, key=0):
   index = jnp.asarray(index, jnp.int32)
-  mask = jnp.ones(index.shape, bool) if mask is None else mask
-  return assembly(flip)(arrays, index, mask, jax.random.key(key))
+  batch = {name: array[index] for name, array in arrays.items()}
+  return preparation(flip)({**batch, "index": index}, jax.random.key(key))
 
 
 def flipped(arrays, index, key=0):
   """Which rows are mirrored; each is either that or as it was."""
-  plain = np.asarray(gather(arrays, index, False)["x"])
-  x = np.asarray(gather(arrays, index, True, key)["x"])
+  plain = np.asarray(prepare(arrays, index, False)["x"])
+  x = np.asarray(prepare(arrays, index, True, key)["x"])
   same, mirrored = ((x == image).all(axis=(1, 2, 3)) for image in (plain, plain[:, :, ::-1]))
   assert (same ^ mirrored).all()
   return mirrored
@@ -46,13 +46,12 @@ def flipped(arrays, index, key=0):
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_what_a_batch_holds(arrays, flip):
-  index, mask = np.int32([3, 59, 0, 3]), np.array([True, True, False, True])
-  batch = gather(arrays, index, flip, mask=mask)
-  assert batch.keys() == {"x", "label", "index", "mask"}
+  index = np.int32([3, 59, 0, 3])
+  batch = prepare(arrays, index, flip)
+  assert batch.keys() == {"x", "label", "index"}
   assert batch["x"].dtype == jnp.float32 and batch["x"].shape == (4, *SHAPE)
   np.testing.assert_array_equal(batch["label"], np.asarray(arrays["label"])[index])
   np.testing.assert_array_equal(batch["index"], index)
-  np.testing.assert_array_equal(batch["mask"], mask)
   if not flip:
     x = (np.asarray(arrays["x"])[index].astype(np.float32) - NORMALIZATION.mean) / NORMALIZATION.std
     np.testing.assert_allclose(batch["x"], x, rtol=1e-6)
@@ -75,5 +74,5 @@ def test_key_and_row_decide(arrays):
 
 def test_vectors_without_flips():
   arrays = {"x": jnp.arange(12.0).reshape(6, 2), "label": jnp.arange(6)}
-  x = gather(arrays, [5, 1], False)["x"]
+  x = prepare(arrays, [5, 1], False)["x"]
   np.testing.assert_allclose(x, (np.float32([[10, 11], [2, 3]]) - NORMALIZATION.mean) / NORMALIZATION.std)
