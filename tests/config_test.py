@@ -61,6 +61,7 @@ def test_values_at_the_edge(field, values):
 
 BAD = [
     ("method", "sosoleto", "choose one of soseleto, source_only, target_only, finetune, joint"),
+    ("on_nonfinite", "ignore", "choose one of stop, skip"),
     ("alpha.contraction", "vjp", "choose one of jvp, vmap_grad"),
     ("alpha.target_loss", "hinge", "choose one of cross_entropy, log_odds"),
     ("optimizer.name", "lamb", "choose one of sgd, adam"),
@@ -234,7 +235,7 @@ def test_changed_fields_are_sorted_and_may_be_missing_on_either_side():
 
 
 FREE = ("name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
-        "shard_params", "data.data_dir", "data.feed")  # fmt: skip
+        "shard_params", "on_nonfinite", "data.data_dir", "data.feed")  # fmt: skip
 
 
 def test_only_these_fields_are_free():

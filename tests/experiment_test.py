@@ -51,7 +51,7 @@ def show_batches(monkeypatch):
     shown = {"source": rows(source, N), "target": rows(target, runs.NUM_TARGET)}
     return jax.tree.map(jnp.zeros_like, state.params), state, shown
 
-  phase = Phase(8, ("source", "target"), Step(gradients, optax.identity()), optax.identity())
+  phase = Phase(8, ("source", "target"), (), Step(gradients, optax.identity()), optax.identity())
   monkeypatch.setattr(experiment_lib, "make_phases", lambda *_, **__: (phase,))
   return traces
 

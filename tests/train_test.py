@@ -578,6 +578,7 @@ def test_the_best_record_is_chosen_on_validation(tmp_path, monkeypatch):
   summary = train_and_evaluate(runs.make_config(eval_every_epochs=0.5), tmp_path, runs.make_task()).summary
   names = ("test_accuracy", "validation_accuracy", "best_validation_accuracy", "best_step", "test_accuracy_at_best")
   assert [summary[name] for name in names] == [0.8, 0.2, 0.7, 4, 0.3]
+  assert summary["best_checkpoint"] == 4 and saved_steps(tmp_path) == [4, 6, 8]
 
 
 @pytest.mark.parametrize("fields", [{}, {"method": "finetune", "num_epochs": 1}], ids=["soseleto", "finetune"])
