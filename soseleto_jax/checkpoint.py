@@ -4,7 +4,6 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from soseleto_jax.train_state import TrainState
@@ -13,7 +12,7 @@ from soseleto_jax.train_state import TrainState
 class Checkpoints:
   """The checkpoints of a run's folder, newest last; a context manager that waits for the last save.
 
-  `alpha` is stored without the padding that a mesh needs, so that another number of devices can restore it.
+  Each process writes and reads the shards that its devices hold; `alpha` may be restored onto another number of them.
   """
 
   def __init__(self, workdir: str | pathlib.Path, *, max_to_keep: int, num_source: int):
@@ -53,28 +52,33 @@ class Checkpoints:
     step = int(state.step)
     if step == self.latest_step:
       return
-    host = jax.tree.map(np.asarray, state)
-    host = host.replace(alpha=host.alpha[: self._num_source])
-    self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(host), loop=ocp.args.JsonSave(loop)))
+    loop = {"num_source": self._num_source, "loop": loop}
+    self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(loop)))
 
   def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """Returns the newest state, as host arrays, and the dict that was saved with it.
+    """Returns the newest state, placed as `like` is, and the dict that was saved with it.
 
     Args:
-      like: a state with the same shapes and dtypes, `alpha` without padding.
+      like: a state with the same shapes and dtypes, but for the padding of `alpha`.
 
     Raises:
       ValueError: what was saved has other shapes, such as another number of source examples.
     """
-    abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+    step = self.latest_step
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
     restored = self._manager.restore(
-        self.latest_step,
-        args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loop=ocp.args.JsonRestore()),
+        step,
+        # Not strict: zeros are appended to alpha or cut off, which are its padding.
+        args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract, strict=False), loop=ocp.args.JsonRestore()),
     )
-    for (path, leaf), saved in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(restored.state), strict=True):
-      if leaf.shape != saved.shape:
+    shapes = {leaf.name: leaf.shape for leaf in jax.tree.leaves(self._manager.item_metadata(step).state.tree)}
+    shapes["alpha"] = (restored.loop["num_source"],)
+    for path, leaf in jax.tree.leaves_with_path(like):
+      name = jax.tree_util.keystr(path, simple=True, separator=".")
+      shape = (self._num_source,) if name == "alpha" else leaf.shape
+      if shape != shapes[name]:
         raise ValueError(
-            f"{self.directory}, step {self.latest_step}: state{jax.tree_util.keystr(path)} has shape {saved.shape}, "
-            f"but {leaf.shape} here; choose another --workdir, or the data and network of that run"
+            f"{self.directory}, step {step}: state.{name} has shape {shapes[name]}, but {shape} here; "
+            "choose another --workdir, or the data and network of that run"
         )
-    return restored.state, restored.loop
+    return restored.state, restored.loop["loop"]

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from soseleto_jax import metrics as metrics_lib
-from soseleto_jax import sharding
+from soseleto_jax import processes, sharding
 from soseleto_jax.data.resident import Assembly
 from soseleto_jax.data.sampling import EpochSampler, TargetSampler
 from soseleto_jax.data.task import Task
@@ -106,7 +106,7 @@ class Experiment:
     """
     phase, start = self._phase_at(step)
     if step == start > 0:  # opt_state depends on params alone, so that a run resumed here repeats it
-      state = state.replace(opt_state=self._put(phase.optimizer.init(state.params)))
+      state = state.replace(opt_state=jax.jit(phase.optimizer.init, out_shardings=self._replicated)(state.params))
     count = min(self._steps_per_call(), limit - step, start + phase.num_steps - step)
     data = {name: self._data[name] for name in phase.sets}
     state, metrics = self._dispatch(phase, count)(state, data, self._rows(phase, step - start, count))
@@ -122,8 +122,8 @@ class Experiment:
     return record | self.alpha_statistics(self.alpha(state))
 
   def alpha(self, state: TrainState) -> np.ndarray:
-    """Returns the weights on the host, float32 `[N]`."""
-    return np.asarray(state.alpha)[: self.task.num_source]
+    """Returns the weights on the host, float32 `[N]`; every process has to call it."""
+    return processes.gather(state.alpha)[: self.task.num_source]
 
   def alpha_statistics(self, alpha: np.ndarray) -> dict[str, float]:
     """Returns how well `alpha` tells wrong labels from right ones; {} where they are not known, or all weights 1."""
@@ -132,7 +132,7 @@ class Experiment:
     return metrics_lib.detection(alpha, self.task.source["label"] != self.task.source["true_label"])
 
   def _put(self, tree):
-    return jax.device_put(tree, self._replicated)
+    return processes.put(tree, self._replicated)
 
   def _steps_per_call(self):
     # Convolutions in a loop are slow on CPU, where a dispatch costs nothing beside them.
@@ -154,7 +154,7 @@ class Experiment:
       index, mask = (np.stack(parts) for parts in zip(*batches, strict=True))
       missing = -index.shape[1] % self._mesh.size
       rows[name] = tuple(np.pad(part, ((0, 0), (0, missing))) for part in (index, mask))
-    return jax.device_put(rows, NamedSharding(self._mesh, P(None, sharding.AXIS)))
+    return processes.put(rows, NamedSharding(self._mesh, P(None, sharding.AXIS)))
 
   def _compile(self, phase, count):
     def one(state, data, rows):

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from soseleto_jax import processes
 from soseleto_jax.alignment import batch_size_of
 from soseleto_jax.train_state import TrainState
 
@@ -38,7 +39,7 @@ def shard_train_state(state: TrainState, mesh: Mesh) -> TrainState:
   padded = np.pad(alpha, (0, -len(alpha) % num_devices))
 
   def place(leaf, spec):
-    return jax.device_put(jnp.array(leaf, copy=True), NamedSharding(mesh, spec))
+    return processes.put(jnp.array(leaf, copy=True), NamedSharding(mesh, spec))
 
   replicated = jax.tree.map(lambda leaf: place(leaf, P()), state.replace(alpha=None))
   return replicated.replace(alpha=place(padded, P(AXIS)))

@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import pathlib
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -14,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from soseleto_jax import report, writers
+from soseleto_jax import processes, report, writers
 from soseleto_jax.checkpoint import Checkpoints
 from soseleto_jax.config import changed_fields, validate
 from soseleto_jax.data.task import Task, get_task
@@ -64,17 +66,19 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
   """
   validate(config)
   workdir = pathlib.Path(workdir)
-  experiment = Experiment(config, get_task(config.data, config.seed) if task is None else task)
+  task = get_task(config.data, config.seed) if task is None else task
+  _check_processes(config, task)
+  experiment = Experiment(config, task)
   with Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source) as checkpoints:
     _write_config(workdir / "config.json", config, checkpoints)
-    state, window = experiment.initial_state(), _Window()
+    state, window = experiment.place(experiment.initial_state()), _Window()
     if checkpoints.latest_step is not None:
       state, saved = checkpoints.restore(state)
       window = _Window(**saved)
       done = "finished before" if checkpoints.latest_step == experiment.num_steps else "going on"
       _LOGGER.info("%s: %s, at step %d of %d", workdir, done, checkpoints.latest_step, experiment.num_steps)
-    with writers.MetricWriter(workdir, resume_step=checkpoints.latest_step) as writer:
-      state = _train(experiment, experiment.place(state), window, writer, checkpoints)
+    with _writer(workdir, checkpoints.latest_step) as writer:
+      state = _train(experiment, state, window, writer, checkpoints)
   return _finish(experiment, state, window.seconds, workdir)
 
 
@@ -103,7 +107,7 @@ def _train(experiment, state, window, writer, checkpoints):
   eval_every = max(1, round(config.eval_every_epochs * steps_per_epoch))
   save_every = max(1, round(config.checkpoint_every_epochs * steps_per_epoch))
   step = int(state.step)
-  pending = None
+  pending, vote = None, processes.Vote()
   started = time.monotonic() - window.seconds
 
   def read(pending):
@@ -128,16 +132,19 @@ def _train(experiment, state, window, writer, checkpoints):
         read(pending)
       pending, step = (step, metrics), step + count
       evaluate = step % eval_every == 0 or step == num_steps
-      if not (evaluate or stops or step % save_every == 0):
+      stop = vote(bool(stops))
+      if not (evaluate or stop or step % save_every == 0):
         continue
       read(pending)
       pending = None
       if evaluate:
         record = {"epoch": step / steps_per_epoch} | window.pop_means() | experiment.evaluate(state)
-        writer.write(step, record | {"steps_per_second": progress.record(step, record)})
+        record |= {"steps_per_second": progress.record(step, record)}
+        if writer:
+          writer.write(step, record)
       save()
-      if stops:
-        _stop(stops[0], step, checkpoints)
+      if stop or vote(bool(stops)):
+        _stop(stops, step, checkpoints)
   window.seconds = time.monotonic() - started
   return state
 
@@ -154,23 +161,44 @@ def _check_finite(step, metrics, checkpoints):
 
 @contextlib.contextmanager
 def _stop_requests():
-  """Collects SIGINT and SIGTERM in a list while it is open, so that they meet a loop that can save."""
+  """Collects SIGINT and SIGTERM in a list while it is open, so that they meet a loop that can save.
+
+  A second SIGINT ends the process at once, in the middle of a compilation too.
+  """
   stops = []
   if threading.current_thread() is not threading.main_thread():
     yield stops
     return
+  reading, writing = os.pipe()
+  os.set_blocking(writing, False)
+  wakeup = signal.set_wakeup_fd(writing)
+  threading.Thread(target=_end_at_second_interrupt, args=[reading], daemon=True).start()
   handlers = {number: signal.signal(number, lambda n, _: stops.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
   try:
     yield stops
   finally:
     for number, handler in handlers.items():
       signal.signal(number, handler)
+    signal.set_wakeup_fd(wakeup)
+    os.close(writing)
 
 
-def _stop(number, step, checkpoints):
+def _end_at_second_interrupt(reading):
+  """Reads the numbers of signals as they come: Python calls its handlers only between two calls into XLA."""
+  interrupts = 0
+  while number := os.read(reading, 1):
+    interrupts += number[0] == signal.SIGINT
+    if interrupts == 2:
+      print("interrupted twice: ended without saving", file=sys.stderr, flush=True)
+      os._exit(128 + signal.SIGINT)
+  os.close(reading)
+
+
+def _stop(stops, step, checkpoints):
   checkpoints.wait()
   _LOGGER.info("stopped at step %d, which is saved; the same command goes on from there", step)
-  raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+  number = stops[0] if stops else signal.SIGTERM  # which another process was sent
+  raise KeyboardInterrupt if number == signal.SIGINT and jax.process_count() == 1 else SystemExit(128 + number)
 
 
 def _write_config(path, config, checkpoints):
@@ -181,13 +209,27 @@ def _write_config(path, config, checkpoints):
         f"{path.parent} holds a run with another config: {'; '.join(changed)}. "
         "Choose another --workdir, or the old values"
     )
-  writers.write_json(path, fields)
+  if processes.is_main():
+    writers.write_json(path, fields)
+
+
+def _check_processes(config, task):
+  """Raises ValueError where processes were started with different configs, or read different labels."""
+  fields = config.copy_and_resolve_references().unlock()
+  fields.data.data_dir = None  # a machine may have its own
+  processes.check_same("the config", fields.to_json(sort_keys=True).encode())
+  processes.check_same("the data", task.source["label"].tobytes() + task.target["label"].tobytes())
+
+
+def _writer(workdir, resume_step):
+  """Returns a context with the `MetricWriter`, or with None where another process has it."""
+  return writers.MetricWriter(workdir, resume_step) if processes.is_main() else contextlib.nullcontext()
 
 
 def _finish(experiment, state, seconds, workdir):
   config, task = experiment.config, experiment.task
+  alpha = experiment.alpha(state)  # which waits for the process that writes the records
   records = writers.read_metrics(workdir)
-  alpha = experiment.alpha(state)
   last = records[-1]
   summary = {
       "method": config.method,
@@ -210,8 +252,16 @@ def _finish(experiment, state, seconds, workdir):
         "test_accuracy_at_best": best["test_accuracy"],
     }
   summary |= experiment.alpha_statistics(alpha)
+  if processes.is_main():
+    _write_results(config, task, workdir, records, alpha, summary)
+  processes.wait_for_all()
+  state = jax.tree.map(np.asarray, state.replace(alpha=alpha))
+  return Result(state, alpha, records, summary, workdir / "report.html")
+
+
+def _write_results(config, task, workdir, records, alpha, summary):
   writers.write_json(workdir / "summary.json", summary)
-  path = report.write_report(
+  report.write_report(
       workdir,
       title=config.name or f"{config.method} on {task.name}",
       config=config.to_dict(),
@@ -221,5 +271,3 @@ def _finish(experiment, state, seconds, workdir):
       summary=summary,
       class_names=task.source_class_names,
   )
-  host = jax.tree.map(np.asarray, state)
-  return Result(host.replace(alpha=alpha), alpha, records, summary, path)
