@@ -19,7 +19,7 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 _CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE)
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", str(_CONFIGS / "digits_noise.py"), "FILE or FILE:argument=value,...", lock_config=True
+    "config", help_string="FILE or FILE:argument=value,... (default: digits_noise.py)", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/ and the name of the config's file).")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several train together.")
@@ -30,6 +30,8 @@ _PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 60, "Seconds after which a 
 
 def parse_flags(argv):
   """Parses the command line; a field that the config does not have is an error of one line."""
+  if not {argument.split("=")[0] for argument in argv} & {"--config", "-config"}:  # a default would be read on import
+    argv = [argv[0], f"--config={_CONFIGS / 'digits_noise.py'}", *argv[1:]]
   try:
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError) as error:

@@ -106,9 +106,12 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def gather(array: jax.Array) -> np.ndarray:
-  """Returns all rows of an array split over the devices, `[N]`, to every process; no device ever holds all of them."""
-  if array.is_fully_addressable:
-    return np.asarray(array)
+  """Returns all rows of an array split over the devices, `[N]`, to every process; every process has to call it."""
+  return np.asarray(array) if array.is_fully_addressable else gather_in_pieces(array)
+
+
+def gather_in_pieces(array: jax.Array) -> np.ndarray:
+  """Gathers an array so that no device ever holds more than a piece of it beside its shard."""
   mesh, (axis,) = array.sharding.mesh, array.sharding.spec
   rows = len(array) // mesh.size
   count = min(rows, max(1, _GATHERED_AT_ONCE // mesh.size))
