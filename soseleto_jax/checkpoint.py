@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from soseleto_jax.train_state import TrainState
@@ -68,7 +69,7 @@ class Checkpoints:
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
     restored = self._manager.restore(
         step,
-        # Not strict: zeros are appended to alpha or cut off, which are its padding.
+        # Not strict: alpha may be padded to another length; what is then amiss is taken from `like` below.
         args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract, strict=False), loop=ocp.args.JsonRestore()),
     )
     shapes = {leaf.name: leaf.shape for leaf in jax.tree.leaves(self._manager.item_metadata(step).state.tree)}
@@ -81,4 +82,6 @@ class Checkpoints:
             f"{self.directory}, step {step}: state.{name} has shape {shapes[name]}, but {shape} here; "
             "choose another --workdir, or the data and network of that run"
         )
-    return restored.state, restored.loop["loop"]
+    owned = lambda alpha, padded: jnp.where(jnp.arange(len(alpha)) < self._num_source, alpha, padded)
+    alpha = jax.jit(owned, out_shardings=like.alpha.sharding)(restored.state.alpha, like.alpha)
+    return restored.state.replace(alpha=alpha), restored.loop["loop"]

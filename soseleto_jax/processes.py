@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 _GATHERED_AT_ONCE = 2**22  # rows of a split array that are on a device at a time
-_SECONDS_TO_END = 10  # of a process whose run has failed
+_SECONDS_TO_END = 5  # of a process whose run has failed
 
 
 def initialize(
@@ -80,8 +80,6 @@ def is_main() -> bool:
 
 def check_same(what: str, value: bytes) -> None:
   """Raises ValueError in every process unless all of them hold the same bytes."""
-  if jax.process_count() == 1:
-    return
   sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(value)))
   for process in np.flatnonzero(sums != sums[0]):
     raise ValueError(f"{what} of process {process} differs from that of process 0; start all with the same command")
@@ -106,12 +104,17 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def gather(array: jax.Array) -> np.ndarray:
-  """Returns all rows of an array split over the devices, `[N]`, to every process; every process has to call it."""
-  return np.asarray(array) if array.is_fully_addressable else gather_in_pieces(array)
+  """Returns an array, wherever it lies, as a host array in every process; every process has to call it.
+
+  What is split along its only axis passes through the devices in pieces, so that none ever holds all of it.
+  """
+  if array.is_fully_addressable or array.is_fully_replicated:
+    return np.asarray(array)
+  return gather_in_pieces(array) if array.ndim == 1 else multihost_utils.process_allgather(array, tiled=True)
 
 
 def gather_in_pieces(array: jax.Array) -> np.ndarray:
-  """Gathers an array so that no device ever holds more than a piece of it beside its shard."""
+  """As `gather`, for an array `[N]` that is split over all devices."""
   mesh, (axis,) = array.sharding.mesh, array.sharding.spec
   rows = len(array) // mesh.size
   count = min(rows, max(1, _GATHERED_AT_ONCE // mesh.size))
@@ -161,13 +164,13 @@ def _any():
 def end_soon_on_error() -> Iterator[None]:
   """Around a run: one that fails waits only seconds for the other processes, which may be waiting for this one.
 
-  JAX would wait minutes for them at exit. SystemExit passes: all processes stop together by it.
+  JAX would wait minutes for them at exit.
   """
   try:
     yield
   except BaseException as error:
-    if _are_several() and not isinstance(error, SystemExit):
-      timer = threading.Timer(_SECONDS_TO_END, os._exit, [1])
+    if _are_several():
+      timer = threading.Timer(_SECONDS_TO_END, os._exit, [error.code if isinstance(error, SystemExit) else 1])
       timer.daemon = True
       timer.start()
     raise

@@ -67,7 +67,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
   validate(config)
   workdir = pathlib.Path(workdir)
   task = get_task(config.data, config.seed) if task is None else task
-  _check_processes(config, task)
+  if jax.process_count() > 1:
+    _check_processes(config, task)
   experiment = Experiment(config, task)
   with Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source) as checkpoints:
     _write_config(workdir / "config.json", config, checkpoints)
@@ -198,7 +199,7 @@ def _stop(stops, step, checkpoints):
   checkpoints.wait()
   _LOGGER.info("stopped at step %d, which is saved; the same command goes on from there", step)
   number = stops[0] if stops else signal.SIGTERM  # which another process was sent
-  raise KeyboardInterrupt if number == signal.SIGINT and jax.process_count() == 1 else SystemExit(128 + number)
+  raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _write_config(path, config, checkpoints):
@@ -255,8 +256,8 @@ def _finish(experiment, state, seconds, workdir):
   if processes.is_main():
     _write_results(config, task, workdir, records, alpha, summary)
   processes.wait_for_all()
-  state = jax.tree.map(np.asarray, state.replace(alpha=alpha))
-  return Result(state, alpha, records, summary, workdir / "report.html")
+  host = jax.tree.map(processes.gather, state)
+  return Result(host.replace(alpha=alpha), alpha, records, summary, workdir / "report.html")
 
 
 def _write_results(config, task, workdir, records, alpha, summary):

@@ -280,7 +280,6 @@ def test_an_array_is_gathered_in_pieces(monkeypatch, rows, at_once):
 def test_alone_nothing_waits_or_votes():
   vote = processes.Vote()
   assert [vote(asked) for asked in (False, True, False)] == [False, True, False]
-  processes.check_same("x", b"1")
   processes.wait_for_all()
   assert processes.is_main() and processes.describe(OSError("full")) == "full"
   with pytest.raises(OSError), processes.end_soon_on_error():
