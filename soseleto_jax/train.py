@@ -256,7 +256,7 @@ def _finish(experiment, state, seconds, workdir):
   if processes.is_main():
     _write_results(config, task, workdir, records, alpha, summary)
   processes.wait_for_all()
-  host = jax.tree.map(processes.gather, state)
+  host = jax.tree.map(processes.gather, state.replace(alpha=None))
   return Result(host.replace(alpha=alpha), alpha, records, summary, workdir / "report.html")
 
 

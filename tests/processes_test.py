@@ -81,7 +81,7 @@ def run_two(folder, workdir, trouble=None):
       for number in range(2)
   ]  # fmt: skip
   try:
-    outputs = [process.communicate(timeout=120) for process in started]
+    outputs = [process.communicate(timeout=90) for process in started]
   finally:
     for process in started:
       process.kill()
@@ -127,7 +127,7 @@ def read(folder):
 def test_two_processes_are_one_with_as_many_devices(folder, straight, read):
   """To rounding: sums between processes have another order."""
   alone = start(folder, folder / "alone", devices=4)
-  _, errors = alone.communicate(timeout=120)
+  _, errors = alone.communicate(timeout=90)
   assert alone.returncode == 0, errors
   state, records = read(straight[0])
   assert state.step == STEPS and len(records) == 3
