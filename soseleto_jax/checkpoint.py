@@ -9,10 +9,10 @@ import shutil
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from soseleto_jax import fingerprint
+from soseleto_jax import fingerprint, processes
 from soseleto_jax.train_state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ class Checkpoints:
   """The checkpoints of a run's folder, newest last; a context manager that waits for the last save.
 
   Saves are asynchronous and atomic: a step's folder has its name once it is whole. Beside the state lie checksums of
-  every array, which `restore` compares. `alpha` is stored without the padding that a mesh needs, so that another number
-  of devices can restore it. Nothing here unpickles: the files are JSON and arrays.
+  every array, which `restore` compares. Each process writes and reads the shards that its devices hold; `alpha` may be
+  restored onto another number of them. Nothing here unpickles: the files are JSON and arrays.
   """
 
   def __init__(self, workdir: str | pathlib.Path, *, max_to_keep: int, num_source: int):
@@ -86,7 +86,7 @@ class Checkpoints:
     """Saves a state, with a JSON-like dict beside it; returns once the arrays are copied.
 
     Args:
-      state: the state of the step.
+      state: the state of the step, as it lies on its devices.
       loop: what else a run needs in order to go on.
       best_step: the step whose checkpoint stays however old it is.
 
@@ -96,27 +96,25 @@ class Checkpoints:
     step = int(state.step)
     if step == self.latest_step:
       return
-    host = jax.tree.map(np.asarray, state)
-    host = host.replace(alpha=host.alpha[: self._num_source])
-    checksums = fingerprint.checksums(host)
-    arrays = {path: [kind, checksums[path]] for path, kind in fingerprint.describe(host).items()}
+    checksums = self._checksums(state)
+    arrays = {path: [kind, checksums[path]] for path, kind in self._describe(state).items()}
     self._kept.best_step = best_step
     with self._failures():
       self._manager.save(
           step,
           args=ocp.args.Composite(
-              state=ocp.args.StandardSave(host), loop=ocp.args.JsonSave(_sealed({"loop": loop, "arrays": arrays}))
+              state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(_sealed({"loop": loop, "arrays": arrays}))
           ),
       )
 
   def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """Returns the newest state that is undamaged, as host arrays, and the dict that was saved with it.
+    """Returns the newest state that is undamaged, placed as `like` is, and the dict that was saved with it.
 
     Newer ones that are damaged are named in the log and set aside, under another name, so that the run saves these
     steps again.
 
     Args:
-      like: a state with the same shapes and dtypes, `alpha` without padding.
+      like: a state with the same shapes and dtypes, but for the padding of `alpha`, which is taken from it.
 
     Raises:
       ValueError: what was saved has other arrays, such as another number of source examples.
@@ -143,7 +141,7 @@ class Checkpoints:
 
   def _read(self, step, like):
     loop, arrays = _opened(self._read_item(step, "loop", ocp.args.JsonRestore()))
-    here = fingerprint.describe(like)
+    here = self._describe(like)
     for path in sorted(here.keys() | arrays.keys()):
       saved, _ = arrays.get(path, ("no such array", None))
       if saved != here.get(path):
@@ -151,12 +149,24 @@ class Checkpoints:
             f"{self.directory}, step {step}: state{path} is {saved}, but {here.get(path, 'no such array')} here; "
             "choose another --workdir, or the data and network of that run"
         )
-    abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-    state = self._read_item(step, "state", ocp.args.StandardRestore(abstract))
-    for path, checksum in fingerprint.checksums(state).items():
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+    # Not strict: alpha may be padded to another length.
+    state = self._read_item(step, "state", ocp.args.StandardRestore(abstract, strict=False))
+    for path, checksum in self._checksums(state).items():
       if checksum != arrays[path][1]:
         raise _Damaged(f"state{path} does not have the checksum that it was saved with")
-    return state, loop
+    return state.replace(alpha=self._with_padding(state.alpha, like.alpha)), loop
+
+  def _describe(self, state):
+    return fingerprint.describe(state.replace(alpha=jax.ShapeDtypeStruct((self._num_source,), state.alpha.dtype)))
+
+  def _checksums(self, state):
+    return fingerprint.checksums(state.replace(alpha=self._with_padding(state.alpha, jnp.zeros_like(state.alpha))))
+
+  def _with_padding(self, alpha, padded):
+    """Returns `alpha` with the elements of `padded` in the rows that no example owns."""
+    pad = lambda alpha, padded: jnp.where(jnp.arange(len(alpha)) < self._num_source, alpha, padded)
+    return jax.jit(pad, out_shardings=alpha.sharding)(alpha, padded)
 
   def _read_item(self, step, name, how):
     try:
@@ -166,8 +176,10 @@ class Checkpoints:
 
   def _set_aside(self, step):
     aside = self.directory / f"{step}{_ASIDE}"
-    shutil.rmtree(aside, ignore_errors=True)
-    (self.directory / str(step)).rename(aside)
+    if processes.is_main():
+      shutil.rmtree(aside, ignore_errors=True)
+      (self.directory / str(step)).rename(aside)
+    processes.wait_for_all()
     self._manager.reload()
     return aside
 

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from soseleto_jax import processes
 from soseleto_jax.data.transforms import Normalization
 from soseleto_jax.sharding import AXIS
 
@@ -51,7 +52,7 @@ class Evaluator:
     totals = []
     for start in range(0, num_examples, self._batch_size):
       rows = np.arange(start, start + self._batch_size, dtype=np.int32)
-      index, mask = jax.device_put((np.minimum(rows, num_examples - 1), rows < num_examples), self._split)
+      index, mask = processes.put((np.minimum(rows, num_examples - 1), rows < num_examples), self._split)
       totals.append(self._sums(params, model_state, arrays, index, mask))
     loss, correct = np.sum(np.asarray(jax.device_get(totals), np.float64), axis=0)
     return {"accuracy": float(correct / num_examples), "loss": float(loss / num_examples)}

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from soseleto_jax import metrics as metrics_lib
-from soseleto_jax import nonfinite, sharding
+from soseleto_jax import nonfinite, processes, sharding
 from soseleto_jax.data import lazy
 from soseleto_jax.data.preparation import Preparation
 from soseleto_jax.data.resident import Resident, put_set
@@ -110,8 +110,7 @@ class Experiment:
     """
     phase, start = self._phase_at(step)
     if step == start > 0:  # opt_state depends on params alone, so that a run resumed here repeats it
-      state = state.replace(opt_state=phase.optimizer.init(state.params))
-      state = jax.device_put(state, sharding.state_shardings(state, self._mesh, self.config.shard_params))
+      state = self._place_optimizer(phase.optimizer, state)
     count = min(self._steps_per_call(), limit - step, start + phase.num_steps - step)
     batches = {name: self._feeds[name].batches(step - start, count) for name in phase.sets}
     self._fed.append((step, batches))
@@ -155,7 +154,7 @@ class Experiment:
 
   def evaluate(self, state: TrainState) -> dict[str, float]:
     """Returns accuracy and loss on validation (if there is one) and test, and what `alpha` shows by now."""
-    record, params = {}, self._put(state.params)
+    record, params = {}, jax.device_put(state.params, self._replicated)
     for name in ("validation", "test"):
       if name in self._data:
         values = self._evaluator(params, state.model_state, self._data[name])
@@ -163,8 +162,8 @@ class Experiment:
     return record | self.alpha_statistics(self.alpha(state))
 
   def alpha(self, state: TrainState) -> np.ndarray:
-    """Returns the weights on the host, float32 `[N]`."""
-    return np.asarray(state.alpha)[: self.task.num_source]
+    """Returns the weights on the host, float32 `[N]`; every process has to call it."""
+    return processes.gather(state.alpha)[: self.task.num_source]
 
   def alpha_statistics(self, alpha: np.ndarray) -> dict[str, float]:
     """Returns how well `alpha` tells wrong labels from right ones; {} where they are not known, or all weights 1."""
@@ -178,8 +177,11 @@ class Experiment:
       return Streaming(examples, sampler, num_steps, self._mesh)
     return Resident(examples, sampler, self._mesh)
 
-  def _put(self, tree):
-    return jax.device_put(tree, self._replicated)
+  def _place_optimizer(self, optimizer, state):
+    """Returns the state with the optimizer at its start."""
+    abstract = state.replace(opt_state=jax.eval_shape(optimizer.init, state.params))
+    shardings = sharding.state_shardings(abstract, self._mesh, self.config.shard_params)
+    return state.replace(opt_state=jax.jit(optimizer.init, out_shardings=shardings.opt_state)(state.params))
 
   def _steps_per_call(self):
     # Convolutions in a loop are slow on CPU, where a dispatch costs nothing beside them.

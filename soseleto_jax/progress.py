@@ -1,14 +1,26 @@
-"""What a person sees while training runs."""
+"""What a person sees while training runs, and at its end."""
 
 import logging
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from tqdm import tqdm
 
+from soseleto_jax import processes
+
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = ("source_loss", "target_loss", "alpha_mean")
+_ROWS = {
+    "test_accuracy": ("test accuracy", "{:.2%}"),
+    "test_accuracy_at_best": ("test accuracy at best validation", "{:.2%}"),
+    "auc": ("AUC of 1 - alpha for wrong labels", "{:.3f}"),
+    "alpha_right": ("mean alpha of right labels", "{:.3f}"),
+    "alpha_wrong": ("mean alpha of wrong labels", "{:.3f}"),
+    "steps": ("steps", "{:d}"),
+    "seconds": ("seconds", "{:.1f}"),
+}  # fmt: skip
 
 
 class Progress:
@@ -16,7 +28,8 @@ class Progress:
 
   def __init__(self, num_steps: int, step: int):
     """Starts at `step` of `num_steps`."""
-    self._bar = tqdm(total=num_steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    shown = sys.stderr.isatty() and processes.is_main()
+    self._bar = tqdm(total=num_steps, initial=step, unit="step", disable=not shown, dynamic_ncols=True)
     self._num_steps = num_steps
     self._shown = {}
     self._mark = (step, time.monotonic())
@@ -49,3 +62,10 @@ class Progress:
   def _show(self, values):
     self._shown |= values
     self._bar.set_postfix(self._shown, refresh=False)
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+  """Returns the headline numbers among the contents of summary.json, a line each."""
+  rows = [(label, form.format(summary[key])) for key, (label, form) in _ROWS.items() if key in summary]
+  width = max(len(label) for label, _ in rows)
+  return "\n".join(f"{label:<{width}}  {value:>8}" for label, value in rows)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from soseleto_jax import processes
 from soseleto_jax.alignment import batch_size_of
 from soseleto_jax.alpha import PADDING
 from soseleto_jax.train_state import TrainState
@@ -64,11 +65,11 @@ def shard_train_state(state: TrainState, mesh: Mesh, shard_params: bool = False)
   shardings = state_shardings(state, mesh, shard_params)
 
   def place(leaf, sharding):
-    return jax.device_put(jnp.array(leaf, copy=True), sharding)
+    return processes.put(jnp.array(leaf, copy=True), sharding)
 
   placed = jax.tree.map(place, state.replace(alpha=None), shardings.replace(alpha=None))
   # From the host, and not by way of one device that may have no room for all of it.
-  return placed.replace(alpha=jax.device_put(padded, shardings.alpha))
+  return placed.replace(alpha=processes.put(padded, shardings.alpha))
 
 
 def shard_train_step(step: Callable[..., Any], mesh: Mesh, shard_params: bool = False) -> Callable[..., Any]:

@@ -5,8 +5,10 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -15,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from soseleto_jax import report, writers
+from soseleto_jax import processes, report, writers
 from soseleto_jax.checkpoint import Checkpoints
 from soseleto_jax.config import changed_fields, validate
 from soseleto_jax.data.task import Task, get_task
@@ -71,15 +73,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
   """
   validate(config)
   workdir = pathlib.Path(workdir)
-  with _on_signals(_exit_preempted, signal.SIGTERM), claim(workdir):
-    experiment = Experiment(config, get_task(config.data, config.seed, jax.process_count()) if task is None else task)
+  with _on_signals(_exit_preempted, signal.SIGTERM), _claimed(workdir):
+    task = get_task(config.data, config.seed, jax.process_count()) if task is None else task
+    if jax.process_count() > 1:
+      _check_processes(config, task)
+    experiment = Experiment(config, task)
     checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source)
     with failed_writes(lambda: checkpoints.latest_step):
       with checkpoints:
         _write_config(workdir / "config.json", config, checkpoints)
         state, window = _resume(experiment, checkpoints, workdir)
-        with writers.MetricWriter(workdir, resume_step=checkpoints.latest_step) as writer:
-          state = _train(experiment, experiment.place(state), window, writer, checkpoints)
+        with _writer(workdir, checkpoints.latest_step) as writer:
+          state = _train(experiment, state, window, writer, checkpoints)
       return _finish(experiment, state, window, checkpoints, workdir)
 
 
@@ -112,7 +117,7 @@ class _Window:
 
 def _resume(experiment, checkpoints, workdir):
   """Returns the state and window that the run starts with: those of a checkpoint if there is one."""
-  state, window = experiment.initial_state(), _Window()
+  state, window = experiment.place(experiment.initial_state()), _Window()
   records = writers.read_metrics(workdir)
   if checkpoints.latest_step is not None:
     state, saved = checkpoints.restore(state)
@@ -149,7 +154,7 @@ def _train(experiment, state, window, writer, checkpoints):
   save_every = max(1, round(config.checkpoint_every_epochs * steps_per_epoch))
   step = int(state.step)
   task = _fingerprint(experiment.task)
-  pending = None
+  pending, vote = None, processes.Vote()
   started = time.monotonic() - window.seconds
 
   def read(pending):
@@ -172,9 +177,7 @@ def _train(experiment, state, window, writer, checkpoints):
     loop = dataclasses.asdict(window) | {"task": task, "feed": experiment.feed_state()}
     checkpoints.save(state, loop, window.best_step)
 
-  stops = []  # signals meet a loop that can save
-  stopping = _on_signals(lambda number, _: stops.append(number), signal.SIGINT, signal.SIGTERM)
-  with Progress(num_steps, step) as progress, stopping:
+  with Progress(num_steps, step) as progress, _stop_requests() as stops:
     while step < num_steps:
       events = [(step // every + 1) * every for every in (eval_every, save_every)]
       state, count, metrics = experiment.advance(state, step, min(*events, num_steps))
@@ -182,7 +185,8 @@ def _train(experiment, state, window, writer, checkpoints):
         read(pending)
       pending, step = (step, metrics), step + count
       evaluate = step % eval_every == 0 or step == num_steps
-      if not (evaluate or stops or step % save_every == 0):
+      stop = vote(bool(stops))
+      if not (evaluate or stop or step % save_every == 0):
         continue
       read(pending)
       pending = None
@@ -192,10 +196,12 @@ def _train(experiment, state, window, writer, checkpoints):
           raise FloatingPointError(f"no gradient up to step {step} was finite. Try a smaller learning rate.")
         record = {"epoch": step / steps_per_epoch} | means | experiment.evaluate(state)
         window.compare(step, record)
-        writer.write(step, record | {"steps_per_second": progress.record(step, record)})
+        record |= {"steps_per_second": progress.record(step, record)}
+        if writer:
+          writer.write(step, record)
       save()
-      if stops:
-        _stop(stops[0], step, checkpoints)
+      if stop or vote(bool(stops)):
+        _stop(stops, step, checkpoints)
   window.seconds = time.monotonic() - started
   return state
 
@@ -249,12 +255,45 @@ def _exit_preempted(*_):
   raise SystemExit(EXIT_PREEMPTED)
 
 
-def _stop(number, step, checkpoints):
+@contextlib.contextmanager
+def _stop_requests():
+  """Collects SIGINT and SIGTERM in a list while it is open, so that they meet a loop that can save.
+
+  A second SIGINT ends the process at once, in the middle of a compilation too.
+  """
+  stops = []
+  if threading.current_thread() is not threading.main_thread():
+    yield stops
+    return
+  reading, writing = os.pipe()
+  os.set_blocking(writing, False)
+  wakeup = signal.set_wakeup_fd(writing)
+  threading.Thread(target=_end_at_second_interrupt, args=[reading], daemon=True).start()
+  try:
+    with _on_signals(lambda number, _: stops.append(number), signal.SIGINT, signal.SIGTERM):
+      yield stops
+  finally:
+    signal.set_wakeup_fd(wakeup)
+    os.close(writing)
+
+
+def _end_at_second_interrupt(reading):
+  """Reads the numbers of signals as they come: Python calls its handlers only between two calls into XLA."""
+  interrupts = 0
+  while number := os.read(reading, 1):
+    interrupts += number[0] == signal.SIGINT
+    if interrupts == 2:
+      print("interrupted twice: ended without saving", file=sys.stderr, flush=True)
+      os._exit(128 + signal.SIGINT)
+  os.close(reading)
+
+
+def _stop(stops, step, checkpoints):
   checkpoints.wait()
   _LOGGER.info("stopped at step %d, which is saved; the same command goes on from there", step)
-  if number == signal.SIGINT:
+  if signal.SIGINT in stops[:1]:
     raise KeyboardInterrupt
-  _exit_preempted()
+  _exit_preempted()  # the signal may have been sent to another process
 
 
 def _write_config(path, config, checkpoints):
@@ -265,13 +304,31 @@ def _write_config(path, config, checkpoints):
         f"{path.parent} holds a run with another config: {'; '.join(changed)}. "
         "Choose another --workdir, or the old values"
     )
-  writers.write_json(path, fields)
+  if processes.is_main():
+    writers.write_json(path, fields)
+
+
+def _check_processes(config, task):
+  """Raises ValueError where processes were started with different configs, or read different labels."""
+  fields = config.copy_and_resolve_references().unlock()
+  fields.data.data_dir = None  # a machine may have its own
+  processes.check_same("the config", fields.to_json(sort_keys=True).encode())
+  processes.check_same("the data", _fingerprint(task).encode())
+
+
+def _claimed(workdir):
+  return claim(workdir) if processes.is_main() else contextlib.nullcontext()
+
+
+def _writer(workdir, resume_step):
+  """Returns a context with the `MetricWriter`, or with None where another process has it."""
+  return writers.MetricWriter(workdir, resume_step) if processes.is_main() else contextlib.nullcontext()
 
 
 def _finish(experiment, state, window, checkpoints, workdir):
   config, task = experiment.config, experiment.task
+  alpha = experiment.alpha(state)  # which waits for the process that writes the records
   records = writers.read_metrics(workdir)
-  alpha = experiment.alpha(state)
   last = records[-1]
   summary = {
       "method": config.method,
@@ -295,8 +352,16 @@ def _finish(experiment, state, window, checkpoints, workdir):
         "best_checkpoint": window.best_step if window.best_step in checkpoints.steps else None,
     }
   summary |= experiment.alpha_statistics(alpha)
+  if processes.is_main():
+    _write_results(config, task, workdir, records, alpha, summary)
+  processes.wait_for_all()
+  host = jax.tree.map(processes.gather, state.replace(alpha=None))
+  return Result(host.replace(alpha=alpha), alpha, records, summary, workdir / "report.html")
+
+
+def _write_results(config, task, workdir, records, alpha, summary):
   writers.write_json(workdir / "summary.json", summary)
-  path = report.write_report(
+  report.write_report(
       workdir,
       title=config.name or f"{config.method} on {task.name}",
       config=config.to_dict(),
@@ -306,5 +371,3 @@ def _finish(experiment, state, window, checkpoints, workdir):
       summary=summary,
       class_names=task.source_class_names,
   )
-  host = jax.tree.map(np.asarray, state)
-  return Result(host.replace(alpha=alpha), alpha, records, summary, path)

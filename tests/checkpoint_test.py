@@ -25,13 +25,18 @@ def make_state(step=0, model_state=None):
   params = {"w": jnp.arange(6.0).reshape(2, 3) / 7 + step, "b": jnp.full(3, step / 3, jnp.bfloat16)}
   optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.adam(optax.cosine_decay_schedule(0.1, 9)))
   alpha = np.random.default_rng(step).uniform(size=N).astype(np.float32)
+  model_state = jax.tree.map(jnp.asarray, model_state)
   state = init_train_state(params, optimizer, N, alpha_init=alpha, model_state=model_state, seed=2**32 - 1)
   opt_state = jax.tree.map(lambda leaf: leaf + jnp.asarray(step, leaf.dtype), state.opt_state)
   return state.replace(step=jnp.int32(step), opt_state=opt_state)
 
 
-def open_checkpoints(workdir, max_to_keep=2):
-  return Checkpoints(workdir, max_to_keep=max_to_keep, num_source=N)
+def open_checkpoints(workdir, max_to_keep=2, num_source=N):
+  return Checkpoints(workdir, max_to_keep=max_to_keep, num_source=num_source)
+
+
+def place(state, devices):
+  return sharding.shard_train_state(state, sharding.make_mesh(jax.devices()[:devices]))
 
 
 def steps_on_disk(workdir):
@@ -41,7 +46,7 @@ def steps_on_disk(workdir):
 @pytest.mark.parametrize("model_state", [None, {"batch_stats": {"mean": np.float32([1, 2])}, "calls": np.int32(7)}])
 @pytest.mark.parametrize("loop", [LOOP, {"sums": {}, "count": 0, "seconds": 0.0}])
 def test_restore_equals_save(tmp_path, model_state, loop):
-  """Bit for bit, by another manager, with `like` giving only shapes."""
+  """Bit for bit, by another manager, with `like` giving only shapes and places."""
   state = make_state(5, model_state)
   with open_checkpoints(tmp_path / "new" / "run") as checkpoints:
     assert checkpoints.latest_step is None
@@ -52,21 +57,20 @@ def test_restore_equals_save(tmp_path, model_state, loop):
     restored, restored_loop = checkpoints.restore(make_state(0, model_state))
   problems.assert_same_bits(restored, state)
   assert restored_loop == loop
-  assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored.params))
 
 
-def test_alpha_is_stored_without_padding(tmp_path):
-  """So that another number of devices can go on."""
-  state = make_state(1)
-  split = sharding.shard_train_state(state, sharding.make_mesh())
-  assert split.alpha.shape == (16,)
+@pytest.mark.parametrize("before, after", [(8, 3), (3, 8), (8, 1), (1, 8), (8, 8)])
+def test_another_number_of_devices_goes_on(tmp_path, before, after):
+  """It needs another padding of alpha: that of `like`, whatever was saved."""
   with open_checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(split, LOOP)
-    restored, _ = checkpoints.restore(make_state())
-  problems.assert_same_bits(restored, state)
-  placed = sharding.shard_train_state(restored, sharding.make_mesh(jax.devices()[:3]))
-  assert placed.alpha.shape == (15,)
-  np.testing.assert_array_equal(np.asarray(placed.alpha)[:N], state.alpha)
+    checkpoints.save(place(make_state(1), before), LOOP)
+    like = place(make_state(), after)
+    restored, _ = checkpoints.restore(like.replace(alpha=like.alpha.at[N:].set(-1)))
+  expected = place(make_state(1), after)
+  expected = expected.replace(alpha=expected.alpha.at[N:].set(-1))
+  problems.assert_same_bits(restored, expected)
+  for leaf, same in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
+    assert leaf.sharding == same.sharding
 
 
 def test_the_newest_stay(tmp_path):
@@ -115,19 +119,21 @@ def test_a_save_that_was_cut_off_counts_for_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "field, other, message",
+    "num_source, params, message",
     [
-        ("alpha", jnp.zeros(N + 1), r"step 2: state.alpha is float32\[13\], but float32\[14\] here; choose another"),
-        ("params", {"w": jnp.zeros((2, 4)), "b": np.zeros(3, jnp.bfloat16)}, r"float32\[2, 3\], but float32\[2, 4\]"),
-        ("params", {"w": jnp.zeros((2, 3))}, r"state.params\['b'\] is bfloat16\[3\], but no such array here"),
-        ("params", {"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)}, r"is bfloat16\[3\], but float32\[3\] here"),
+        (N + 1, None, r"step 2: state.alpha is float32\[13\], but float32\[14\] here; choose another"),
+        (N, {"w": jnp.zeros((2, 4)), "b": jnp.zeros(3, jnp.bfloat16)}, r"float32\[2, 3\], but float32\[2, 4\]"),
+        (N, {"w": jnp.zeros((2, 3))}, r"state.params\['b'\] is bfloat16\[3\], but no such array here"),
+        (N, {"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)}, r"is bfloat16\[3\], but float32\[3\] here"),
     ],
 )
-def test_a_state_of_another_shape_is_refused(tmp_path, field, other, message):
+def test_a_state_of_another_shape_is_refused(tmp_path, num_source, params, message):
+  """On 8 devices 13 and 14 rows of alpha are padded to as many."""
   with open_checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(make_state(2), LOOP)
-    with pytest.raises(ValueError, match=message):
-      checkpoints.restore(make_state().replace(**{field: other}))
+    checkpoints.save(place(make_state(2), 8), LOOP)
+  like = place(make_state(), 8)
+  with open_checkpoints(tmp_path, num_source=num_source) as checkpoints, pytest.raises(ValueError, match=message):
+    checkpoints.restore(like.replace(params=params) if params else like)
 
 
 def test_the_best_stays(tmp_path):
@@ -230,8 +236,8 @@ def test_all_damaged(saved):
 
 
 def test_another_network_is_no_damage(saved):
-  with open_checkpoints(saved) as checkpoints, pytest.raises(ValueError, match="step 5"):
-    checkpoints.restore(make_state().replace(alpha=jnp.zeros(N + 1)))
+  with open_checkpoints(saved, num_source=N + 1) as checkpoints, pytest.raises(ValueError, match="step 5"):
+    checkpoints.restore(make_state())
   assert steps_on_disk(saved) == [2, 5]
 
 

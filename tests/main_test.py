@@ -3,12 +3,13 @@
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import types
 
 import pytest
-from absl import app, flags
+from absl import app
 
 from soseleto_jax import main as main_lib
 from soseleto_jax.config import validate
@@ -61,25 +62,59 @@ def test_a_run_by_arguments_of_the_file_and_fields(tmp_path):
   assert "\r" not in done.stderr and "checkpoint_manager" not in done.stderr
 
 
-def test_an_unknown_field_suggests_the_right_one(tmp_path):
-  done = command("--config.optimizer.learning_rat=0.1", cwd=tmp_path)
-  assert done.returncode != 0
-  assert "learning_rate" in done.stderr and "Did you mean" in done.stderr
+@pytest.mark.parametrize(
+    "argument, named",
+    [
+        (
+            "--config.optimizer.learning_rat=0.1",
+            "'learning_rat': Did you mean \"learning_rate\" instead of \"learning_rat\"?",
+        ),
+        ("--config.nosuch.thing=1", "'nosuch'"),
+    ],
+)
+def test_an_unknown_field_is_an_error_of_one_line(tmp_path, argument, named):
+  done = command(argument, cwd=tmp_path)
+  assert done.returncode == 1
+  assert done.stderr == f"error: unknown field of --config: {named}\n"
   assert list(tmp_path.iterdir()) == []
 
 
-def test_the_default_config():
-  flag = flags.FLAGS["config"]
-  assert pathlib.Path(flag.config_filename).samefile(ROOT / "configs" / "digits_noise.py")
-  assert flag.value.is_locked
-  validate(flag.value)
+def test_a_mistake_in_the_file_is_shown_with_its_line(tmp_path):
+  (tmp_path / "points.py").write_text(CONFIG.replace("return config", "return config.batch_sise"))
+  done = command("--config=points.py", cwd=tmp_path)
+  assert done.returncode == 1
+  assert "Traceback" in done.stderr and "points.py" in done.stderr and "batch_size" in done.stderr
+
+
+def test_processes_have_to_be_named_whole(tmp_path):
+  done = command("--num_processes=2", cwd=tmp_path)
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: --num_processes=2 without --coordinator, --process_id: give all three")
+  assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--config.seed=3", "--workdir=x"]])
+def test_the_default_config(monkeypatch, arguments):
+  parsed = []
+  monkeypatch.setattr(app, "parse_flags_with_usage", parsed.append)
+  main_lib.parse_flags(["main", *arguments])
+  assert parsed == [["main", f"--config={ROOT / 'configs' / 'digits_noise.py'}", *arguments]]
+  validate(runpy.run_path(ROOT / "configs" / "digits_noise.py")["get_config"]())
+
+
+@pytest.mark.parametrize("argument", ["--config=a.py", "-config=a.py", "--config"])
+def test_a_config_that_is_named(monkeypatch, argument):
+  parsed = []
+  monkeypatch.setattr(app, "parse_flags_with_usage", parsed.append)
+  main_lib.parse_flags(["main", argument, "a.py"])
+  assert parsed == [["main", argument, "a.py"]]
 
 
 @pytest.fixture
 def asked(monkeypatch):
   """Stands in for the flags and for training: the fields of the answer, and what was asked for."""
   asked = types.SimpleNamespace(
-      filename="configs/some_noise.py:noise=0.4,small", workdir=None, verbosity=0, error=None, calls=[], summary={}
+      filename="configs/some_noise.py:noise=0.4,small", error=None, calls=[], joined=[], summary={}
   )
 
   class Flags:
@@ -98,6 +133,9 @@ def asked(monkeypatch):
   monkeypatch.setattr(main_lib, "flags", types.SimpleNamespace(FLAGS=Flags()))
   monkeypatch.setattr(main_lib, "_CONFIG", types.SimpleNamespace(value="the config"))
   monkeypatch.setattr(main_lib, "_WORKDIR", types.SimpleNamespace(value=None))
+  for name in ("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID", "_PEER_TIMEOUT"):
+    monkeypatch.setattr(main_lib, name, types.SimpleNamespace(value=name))
+  monkeypatch.setattr(main_lib.processes, "initialize", lambda *given: asked.joined.append(given))
   monkeypatch.setattr(main_lib, "train_and_evaluate", train_and_evaluate)
   return asked
 
@@ -115,6 +153,12 @@ def test_the_table(asked, capsys):
   assert [line.split()[-1] for line in lines[:-1]] == ["98.77%", "0.912", "0.500", "1200", "3.1"]
   assert len({len(line) for line in lines[:-1]}) == 1
   assert lines[-1] == f"report: {pathlib.Path('runs/some_noise/report.html')}"
+
+
+def test_the_processes_are_joined(asked):
+  asked.summary = {"steps": 1}
+  main_lib.main(["main"])
+  assert asked.joined == [("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID", "_PEER_TIMEOUT")]
 
 
 def test_the_folder_can_be_chosen(asked, monkeypatch):

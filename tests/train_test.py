@@ -10,6 +10,8 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import types
 
@@ -166,6 +168,29 @@ def test_a_signal_saves_and_stops(tmp_path, straight, number, error):
   assert signal.getsignal(number) is handler
   assert saved_steps(tmp_path) == [4, 6]  # the step that it met is done first
   assert_same_run(train_and_evaluate(config, tmp_path, task), straight)
+
+
+def test_a_second_interrupt_ends_it_at_once():
+  """In the middle of a call into XLA, here one without end, where Python calls no handler."""
+  program = """if True:
+    import jax
+    from soseleto_jax import train
+    with train._stop_requests() as stops:
+      print("ready", flush=True)
+      jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 2, jax.numpy.sin, x))(1.0).block_until_ready()
+  """
+  with subprocess.Popen(
+      [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  ) as process:
+    assert process.stdout.readline() == "ready\n"
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.send_signal(signal.SIGINT)
+      process.wait(1)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(30)
+    process.kill()
+    assert process.returncode == 130 and "ended without saving" in process.stderr.read()
 
 
 def test_a_signal_during_evaluation(tmp_path, monkeypatch, straight):

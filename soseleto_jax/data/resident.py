@@ -7,21 +7,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from soseleto_jax import processes
 from soseleto_jax.data import lazy
 from soseleto_jax.data.sampling import EpochSampler, TargetSampler, padded_batch
 from soseleto_jax.data.selection import Examples
 
 
-def put(tree: Any, sharding: NamedSharding) -> Any:
-  """Places host arrays, whole and equal in each process."""
-  place = lambda part: jax.make_array_from_process_local_data(sharding, part, part.shape)
-  return jax.tree.map(place, tree)
-
-
 def put_set(examples: Examples, mesh: Mesh) -> dict[str, jax.Array]:
   """Places the pixels and labels of a set on every device of a mesh."""
   arrays = {"x": lazy.load(examples["x"]), "label": examples["label"]}  # never true_label
-  return put(arrays, NamedSharding(mesh, P()))
+  return processes.put(arrays, NamedSharding(mesh, P()))
 
 
 class Resident:
@@ -43,7 +38,7 @@ class Resident:
     """Returns the batches of `count` steps from `step`, as `Streaming.batches` does."""
     rows = [padded_batch(self._sampler, s, self._mesh.size) for s in range(step, step + count)]
     index, mask = (np.stack(parts) for parts in zip(*rows, strict=True))
-    return self._gather(self._arrays, *put((index, mask), self._split))
+    return self._gather(self._arrays, *processes.put((index, mask), self._split))
 
   def state(self) -> None:
     """Returns None: the sampler's step is all."""
