@@ -11,24 +11,26 @@ Pixels are standardised by channel, so that the network takes a fan-in init and 
 `paper` keeps to the published rule: batches of 256 and 32, the cross-entropy as target loss, the inner product over all
 parameters, unscaled. The default takes what sharpens alpha: balanced target batches of 250, the log-odds as target
 loss, the inner product over the classifier alone (which also spares the tangent pass through the convolutions and the
-target's backward pass), centred by class, normalised by the residual, standardised.
+target's backward pass), centred by class, normalised by the residual, standardised; and a burn-in of ten epochs, in
+which alpha learns while all examples count.
 
-What was run, 30 % noise, seed 0, two CPU cores shared with other work (about 55 minutes), last epoch:
+What was run, 30 % noise, seed 0, two CPU cores shared with other work (about 70 minutes), last epoch:
 
-  default      test 70.67 %, validation 70.7 %, AUC of 1 - alpha 0.894, mean alpha of right labels 0.71, of wrong 0.33
+  default      test 71.38 %, validation 72.1 %, AUC of 1 - alpha 0.924, mean alpha of right labels 0.79, of wrong 0.24
   source_only  test 70.11 %, validation 70.9 %
   paper        not run
 
-So alpha tells wrong labels from right ones, but with steps as small as these it does not yet leave them out, and the
-accuracy is that of plain training. AUC after 5 and 9 epochs of other choices on the same data:
+The paper reports 72.4 % for SOSELETO and 65.6 % for plain training, which there had the time to learn the wrong labels
+by heart. Why a burn-in: once weights count, alignments tell less. AUC after 5, 9 and 18 epochs on the same data:
 
-  default                                                                   0.862  0.880
-  cross-entropy as target loss, residual_normalize before center_by_class   0.841  0.865
-  params=("conv3", "dense", "classifier"), target batches of 100, step 0.07,
-  residual_normalize before center_by_class                                 0.847  not run
+  default                                                                   0.892  0.919  0.924
+  no burn-in, step 0.05                                                     0.862  0.880  0.894
+  that, cross-entropy as target loss, residual_normalize first              0.841  0.865
+  that, params=("conv3", "dense", "classifier"), target batches of 100,
+  step 0.07, residual_normalize first                                       0.847
 
-`small`, 18 epochs, seed 0, 16 minutes beside other work: test 58.00 %, validation 56.8 %, AUC 0.841, mean alpha of
-right labels 0.68, of wrong 0.33. A step of 0.2 there was behind: AUC 0.779 after 9 epochs, against 0.827.
+@SMALL@
+These settings were chosen by validation accuracy and by the AUC against the known noise; the test split was not used.
 
 Arguments: `noise`, `paper`, `small` (10,000 source images, 1,000 clean, 2,000 for validation; for machines without a
 GPU), `runlocal` (2,000 source images, two epochs, under a minute).
