@@ -23,7 +23,8 @@ from soseleto_jax import metrics, report
 from soseleto_jax.config import default_config
 from soseleto_jax.data.task import from_arrays
 from soseleto_jax.experiment import Experiment
-from soseleto_jax.train import EXIT_PREEMPTED, train_and_evaluate
+from soseleto_jax.signals import EXIT_PREEMPTED
+from soseleto_jax.train import train_and_evaluate
 
 NUM_STEPS = 96
 _STEPS_PER_EPOCH = 12

@@ -1,10 +1,13 @@
-"""Fingerprints of arrays: what a checkpoint is checked against when it is restored."""
+"""Fingerprints of arrays and data: what a checkpoint is checked against when it is restored."""
 
+import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from soseleto_jax.data.task import Task
 
 
 def describe(tree: Any) -> dict[str, str]:
@@ -49,3 +52,13 @@ def _mix(x):
   x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
   return x ^ (x >> 16)
+
+
+def of_task(task: Task) -> str:
+  """Returns a digest of all labels and of eight examples of each set."""
+  digest = hashlib.sha256()
+  for examples in filter(None, (task.source, task.target, task.validation, task.test)):
+    label, x = np.asarray(examples["label"]), examples["x"]
+    digest.update(label.tobytes())
+    digest.update(np.ascontiguousarray(x[np.linspace(0, len(label) - 1, 8, dtype=int)]).tobytes())
+  return digest.hexdigest()

@@ -2,14 +2,10 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
-import os
 import pathlib
 import signal
-import sys
-import threading
 import time
 from typing import Any
 
@@ -17,17 +13,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from soseleto_jax import processes, report, writers
+from soseleto_jax import fingerprint, processes, report, writers
 from soseleto_jax.checkpoint import Checkpoints
 from soseleto_jax.config import changed_fields, validate
 from soseleto_jax.data.task import Task, get_task
 from soseleto_jax.experiment import Experiment
 from soseleto_jax.progress import Progress
+from soseleto_jax.signals import exit_preempted, on_signals, stop_requests
 from soseleto_jax.train_state import TrainState
 from soseleto_jax.workdir import claim, failed_writes
 
 _LOGGER = logging.getLogger(__name__)
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: the same command goes on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +69,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
   """
   validate(config)
   workdir = pathlib.Path(workdir)
-  with _on_signals(_exit_preempted, signal.SIGTERM), _claimed(workdir):
+  with on_signals(exit_preempted, signal.SIGTERM), _claimed(workdir):
     task = get_task(config.data, config.seed, jax.process_count()) if task is None else task
     if jax.process_count() > 1:
       _check_processes(config, task)
@@ -121,7 +117,7 @@ def _resume(experiment, checkpoints, workdir):
   records = writers.read_metrics(workdir)
   if checkpoints.latest_step is not None:
     state, saved = checkpoints.restore(state)
-    if saved.pop("task") != _fingerprint(experiment.task):
+    if saved.pop("task") != fingerprint.of_task(experiment.task):
       raise ValueError(
           f"{workdir} holds a run on other data: labels or examples differ. Choose another --workdir, or the old data"
       )
@@ -137,23 +133,13 @@ def _resume(experiment, checkpoints, workdir):
   return state, window
 
 
-def _fingerprint(task):
-  """A digest of all labels and of eight examples of each set."""
-  digest = hashlib.sha256()
-  for examples in filter(None, (task.source, task.target, task.validation, task.test)):
-    label, x = np.asarray(examples["label"]), examples["x"]
-    digest.update(label.tobytes())
-    digest.update(np.ascontiguousarray(x[np.linspace(0, len(label) - 1, 8, dtype=int)]).tobytes())
-  return digest.hexdigest()
-
-
 def _train(experiment, state, window, writer, checkpoints):
   config = experiment.config
   num_steps, steps_per_epoch = experiment.num_steps, experiment.steps_per_epoch
   eval_every = max(1, round(config.eval_every_epochs * steps_per_epoch))
   save_every = max(1, round(config.checkpoint_every_epochs * steps_per_epoch))
   step = int(state.step)
-  task = _fingerprint(experiment.task)
+  task = fingerprint.of_task(experiment.task)
   pending, vote = None, processes.Vote()
   started = time.monotonic() - window.seconds
 
@@ -177,7 +163,7 @@ def _train(experiment, state, window, writer, checkpoints):
     loop = dataclasses.asdict(window) | {"task": task, "feed": experiment.feed_state()}
     checkpoints.save(state, loop, window.best_step)
 
-  with Progress(num_steps, step) as progress, _stop_requests() as stops:
+  with Progress(num_steps, step) as progress, stop_requests() as stops:
     while step < num_steps:
       events = [(step // every + 1) * every for every in (eval_every, save_every)]
       state, count, metrics = experiment.advance(state, step, min(*events, num_steps))
@@ -212,12 +198,12 @@ def _check_finite(step, metrics, experiment, checkpoints):
     return
   name, value = next(iter(bad.items()))
   checkpoints.wait()
-  state, kept = experiment.initial_state(), "no checkpoint was saved yet"
+  state, kept = experiment.place(experiment.initial_state()), "no checkpoint was saved yet"
   if checkpoints.latest_step is not None:
     state, _ = checkpoints.restore(state)
     kept = f"the checkpoint of step {checkpoints.latest_step} in {checkpoints.directory} is kept"
   # The parameters of the step are gone, and may not have been finite; those of a while ago tell bad examples too.
-  faulty = experiment.faulty_examples(experiment.place(state), step)
+  faulty = experiment.faulty_examples(state, step)
   cure = "No single example is at fault: try a smaller learning rate."
   if any(faulty.values()):
     cure = (
@@ -237,63 +223,12 @@ def _listed(faulty):
   return " and ".join(parts) or "no example"
 
 
-@contextlib.contextmanager
-def _on_signals(handler, *numbers):
-  """Has these signals call `handler(number, frame)` while it is open, if this thread may say so."""
-  if threading.current_thread() is not threading.main_thread():
-    yield
-    return
-  before = {number: signal.signal(number, handler) for number in numbers}
-  try:
-    yield
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-
-def _exit_preempted(*_):
-  raise SystemExit(EXIT_PREEMPTED)
-
-
-@contextlib.contextmanager
-def _stop_requests():
-  """Collects SIGINT and SIGTERM in a list while it is open, so that they meet a loop that can save.
-
-  A second SIGINT ends the process at once, in the middle of a compilation too.
-  """
-  stops = []
-  if threading.current_thread() is not threading.main_thread():
-    yield stops
-    return
-  reading, writing = os.pipe()
-  os.set_blocking(writing, False)
-  wakeup = signal.set_wakeup_fd(writing)
-  threading.Thread(target=_end_at_second_interrupt, args=[reading], daemon=True).start()
-  try:
-    with _on_signals(lambda number, _: stops.append(number), signal.SIGINT, signal.SIGTERM):
-      yield stops
-  finally:
-    signal.set_wakeup_fd(wakeup)
-    os.close(writing)
-
-
-def _end_at_second_interrupt(reading):
-  """Reads the numbers of signals as they come: Python calls its handlers only between two calls into XLA."""
-  interrupts = 0
-  while number := os.read(reading, 1):
-    interrupts += number[0] == signal.SIGINT
-    if interrupts == 2:
-      print("interrupted twice: ended without saving", file=sys.stderr, flush=True)
-      os._exit(128 + signal.SIGINT)
-  os.close(reading)
-
-
 def _stop(stops, step, checkpoints):
   checkpoints.wait()
   _LOGGER.info("stopped at step %d, which is saved; the same command goes on from there", step)
   if signal.SIGINT in stops[:1]:
     raise KeyboardInterrupt
-  _exit_preempted()  # the signal may have been sent to another process
+  exit_preempted()  # the signal may have been sent to another process
 
 
 def _write_config(path, config, checkpoints):
@@ -313,7 +248,7 @@ def _check_processes(config, task):
   fields = config.copy_and_resolve_references().unlock()
   fields.data.data_dir = None  # a machine may have its own
   processes.check_same("the config", fields.to_json(sort_keys=True).encode())
-  processes.check_same("the data", _fingerprint(task).encode())
+  processes.check_same("the data", fingerprint.of_task(task).encode())
 
 
 def _claimed(workdir):
