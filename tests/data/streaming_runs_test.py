@@ -60,8 +60,8 @@ def test_the_feed_changes_no_bit(tmp_path, monkeypatch, fields):
   for step, feed in [(2, "streaming"), (4, "streaming"), (6, "resident")]:
     with before_step(step, crash), pytest.raises(Crash):
       train_and_evaluate(config(feed), workdir, task)
-    loop = json.loads(next((workdir / "checkpoints" / str(step)).glob("loop/*")).read_text())
-    assert (loop["feed"] is None) == (feed == "resident")
+    saved = json.loads(next((workdir / "checkpoints" / str(step)).glob("loop/*")).read_text())["content"]
+    assert (saved["loop"]["feed"] is None) == (feed == "resident")
   assert_same_run(train_and_evaluate(config("streaming"), workdir, task), straight)
 
 
