@@ -29,8 +29,13 @@ by heart. Why a burn-in: once weights count, alignments tell less. AUC after 5, 
   that, params=("conv3", "dense", "classifier"), target batches of 100,
   step 0.07, residual_normalize first                                       0.847
 
-@SMALL@
-These settings were chosen by validation accuracy and by the AUC against the known noise; the test split was not used.
+`small`, batches of 128, 18 epochs (15 to 22 minutes beside other work), validation on 2,000 images:
+
+  default      test 58.88 %, validation 56.8 %, AUC 0.856, mean alpha of right labels 0.71, of wrong 0.28
+  paper        test 56.78 %, validation 55.1 %, AUC 0.704, mean alpha of right labels 0.71, of wrong 0.48
+  source_only  test 56.31 %, validation 55.8 %
+
+These settings were chosen by the AUC against the known noise, and by validation accuracy. One seed only.
 
 Arguments: `noise`, `paper`, `small` (10,000 source images, 1,000 clean, 2,000 for validation; for machines without a
 GPU), `runlocal` (2,000 source images, two epochs, under a minute).
