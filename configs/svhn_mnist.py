@@ -7,8 +7,17 @@ LeNet with one representation and two classifiers; the target's own descends the
 authors released them: SVHN in gray, 28x28, mirrored at random, batches of 32 and 10, lambda_p = 0.01. Published for 20
 and 25 images: 83.2 and 87.9 % from SVHN 0-4, and 90.3 % for 25 from SVHN 0-9.
 
-lambda_alpha, the start of alpha and the number of epochs are unpublished. Those here are starting points, not yet
-chosen on validation data; 1,000 more MNIST images are there to choose by (`validation_accuracy`).
+lambda_alpha, the start of alpha and the number of epochs are unpublished. These were chosen by the validation accuracy,
+on 1,000 more MNIST images, of draws 1 and 2 (`--config.seed`) of 25 target images, from the 37,172 images of SVHN 0-4
+among its first 60,000:
+
+  2 epochs, no momentum: alpha's step 10   79.1 76.9    the same from alpha 1, step 1   77.7 76.6
+    step 100   79.0 76.6                                momentum 0.9, step 10           75.5
+    step 0.01, 0.1, 1   78.5 78.3 78.9 (draw 1)         5 epochs, step 10               78.5
+  method=target_only   74.2 80.1                        method=finetune                 78.1
+
+The draw of the target decides more than the method: of two draws SOSELETO is ahead on one. On two CPU cores shared with
+other work an epoch takes about 40 seconds. Not yet run: more draws, 20 images, source_classes=0-9, the whole of SVHN.
 
 Arguments: `num_target` (20, 25), `source_classes` (0-4, 0-9), `runlocal` (one epoch of 2,000 SVHN images, seconds).
 """
@@ -46,7 +55,7 @@ def get_config(argument=None):
   config.model = dict(name="lenet", dtype="float32")
   config.batch_size = 32
   config.target_batch_size = 10
-  config.num_epochs = 1 if arg.runlocal else 5
+  config.num_epochs = 1 if arg.runlocal else 2
   config.optimizer.update(learning_rate=1e-2, momentum=0.0)
-  config.alpha.update(init=0.5, step_size=0.1)
+  config.alpha.update(init=0.5, step_size=10.0)
   return config
