@@ -99,13 +99,20 @@ def parse_argument(argument: str | None, **defaults: Any) -> ConfigDict:
   return ConfigDict(values)
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, own_method: bool = False) -> None:
   """Raises ValueError for a field that does not exist or is missing, and for a value that no run can use.
 
   What depends on the data is checked with the data, and the network's own options with the network.
+
+  Args:
+    config: the experiment.
+    own_method: whether `method` names a method from outside of the package, and none of METHODS.
   """
   _check_fields(config)
-  _choice("method", config.method, METHODS)
+  if own_method:
+    _check("method", config.method, config.method not in METHODS, "give the method of your own another name")
+  else:
+    _choice("method", config.method, METHODS)
   _choice("alpha.target_loss", config.alpha.target_loss, TARGET_LOSSES)
   _choice("alpha.contraction", config.alpha.contraction, CONTRACTIONS)
   _choice("optimizer.name", config.optimizer.name, optimizers.OPTIMIZERS)

@@ -22,7 +22,7 @@ from soseleto_jax.data.streaming import Streaming
 from soseleto_jax.data.task import Task
 from soseleto_jax.evaluation import Evaluator
 from soseleto_jax.losses import predict_fn
-from soseleto_jax.methods import Phase, alpha_init, make_phases
+from soseleto_jax.methods import MakePhases, Phase, alpha_init, make_phases
 from soseleto_jax.models import get_model
 from soseleto_jax.train_state import TrainState, init_train_state
 
@@ -37,7 +37,7 @@ class Experiment:
     steps_per_epoch: steps of one pass over the source.
   """
 
-  def __init__(self, config: ConfigDict, task: Task):
+  def __init__(self, config: ConfigDict, task: Task, make_phases: MakePhases = make_phases):
     """Builds the network and puts the data on the devices; compiles nothing yet."""
     _check_fit(config, task)
     self.config, self.task = config, task
@@ -82,10 +82,10 @@ class Experiment:
 
   def initial_state(self) -> TrainState:
     """Returns the state at step 0, on one device."""
-    params = self._variables["params"]
+    params, extra = self._variables["params"], self._phases[0].extra
     model_state = {name: value for name, value in self._variables.items() if name != "params"}
     return init_train_state(
-        params,
+        params if extra is None else {"network": params, "extra": extra},
         self._phases[0].optimizer,
         self.task.num_source,
         alpha_init=alpha_init(self.config),
@@ -154,7 +154,8 @@ class Experiment:
 
   def evaluate(self, state: TrainState) -> dict[str, float]:
     """Returns accuracy and loss on validation (if there is one) and test, and what `alpha` shows by now."""
-    record, params = {}, jax.device_put(state.params, self._replicated)
+    network = state.params if self._phases[0].extra is None else state.params["network"]
+    record, params = {}, jax.device_put(network, self._replicated)
     for name in ("validation", "test"):
       if name in self._data:
         values = self._evaluator(params, state.model_state, self._data[name])

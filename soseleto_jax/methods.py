@@ -1,6 +1,7 @@
 """The methods that a config can name, as phases of training: a step, the sets it draws from, and its optimizer."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from soseleto_jax.train_step import Step, make_plain_step, make_train_step
 TARGET_LOSSES = {"cross_entropy": cross_entropy, "log_odds": log_odds}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Phase:
   """A stretch of training with one step function.
 
@@ -27,6 +28,8 @@ class Phase:
     losses: of each of the sets, as the step has them.
     step: `(state, *batches) -> (state, metrics)`.
     optimizer: starts afresh with the phase.
+    extra: of the first phase: parameters that are trained beside the network's, at their start. The state's `params`
+      are then {"network": ..., "extra": ...}, for losses and optimizers too. None: the network's alone.
   """
 
   num_steps: int
@@ -34,6 +37,10 @@ class Phase:
   losses: tuple[LossFn, ...]
   step: Step
   optimizer: optax.GradientTransformation
+  extra: Any = None
+
+
+MakePhases = Callable[..., tuple[Phase, ...]]  # called as `make_phases` is
 
 
 def alpha_init(config: ConfigDict) -> float:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from soseleto_jax import fingerprint, processes, report, writers
+from soseleto_jax import fingerprint, methods, processes, report, writers
 from soseleto_jax.checkpoint import Checkpoints
 from soseleto_jax.config import changed_fields, validate
 from soseleto_jax.data.task import Task, get_task
@@ -45,7 +45,12 @@ class Result:
   report: pathlib.Path
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Task | None = None) -> Result:
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    task: Task | None = None,
+    make_phases: methods.MakePhases = methods.make_phases,
+) -> Result:
   """Trains as a config says and writes the run's folder; goes on from its newest checkpoint if there is one.
 
   At each event the order is: evaluate, write the record, save. SIGINT and SIGTERM save first, then stop; after SIGTERM
@@ -56,6 +61,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
     workdir: the run's folder: config.json, metrics.jsonl, TensorBoard events, checkpoints, source_weights.csv,
       figures, report.html and summary.json.
     task: the data; None takes what `config.data` describes.
+    make_phases: a method of one's own, called as `methods.make_phases` is; `config.method` is then any other name.
 
   Returns:
     A `Result`. A run that had finished before is not repeated.
@@ -67,13 +73,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path, task: Ta
     OSError: the folder cannot be written, at the start or later; the last checkpoint stays.
     RuntimeError: another run is using the folder, or all of its checkpoints are damaged.
   """
-  validate(config)
+  validate(config, own_method=make_phases is not methods.make_phases)
   workdir = pathlib.Path(workdir)
   with on_signals(exit_preempted, signal.SIGTERM), _claimed(workdir):
     task = get_task(config.data, config.seed, jax.process_count()) if task is None else task
     if jax.process_count() > 1:
       _check_processes(config, task)
-    experiment = Experiment(config, task)
+    experiment = Experiment(config, task, make_phases)
     checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source)
     with failed_writes(lambda: checkpoints.latest_step):
       with checkpoints:

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from soseleto_jax import experiment as experiment_lib
 from soseleto_jax import init_train_state, make_train_step, sharding
 from soseleto_jax.data.sampling import EpochSampler, TargetSampler
 from soseleto_jax.experiment import Experiment
@@ -36,8 +35,11 @@ def advance(experiment, until, state=None):
   return state, jax.tree.map(lambda *parts: np.concatenate(parts), *shown)
 
 
-def show_batches(monkeypatch):
-  """Replaces the step by one whose metrics are the rows that it was given, each at its place in its set."""
+def show_batches():
+  """A method with a step whose metrics are the rows that it was given, each at its place in its set.
+
+  Returns its `make_phases`, and a list of the shapes it is traced with.
+  """
   traces = []
 
   def rows(batch, size):
@@ -52,8 +54,7 @@ def show_batches(monkeypatch):
     return jax.tree.map(jnp.zeros_like, state.params), state, shown
 
   phase = Phase(8, ("source", "target"), (), Step(gradients, optax.identity()), optax.identity())
-  monkeypatch.setattr(experiment_lib, "make_phases", lambda *_, **__: (phase,))
-  return traces
+  return lambda *_, **__: (phase,), traces
 
 
 def expected_rows(examples, normalization, index):
@@ -73,12 +74,12 @@ def expected_rows(examples, normalization, index):
 def test_the_step_is_given_the_samplers_rows_normalised(monkeypatch, devices, steps_per_call, shared, feed):
   """Each once, with its label and index, and nothing but padding beside them."""
   runs.use_devices(monkeypatch, devices)
-  show_batches(monkeypatch)
+  make_phases, _ = show_batches()
   task = runs.make_task(shape=IMAGE, shared=shared)
   config = runs.make_config(
       steps_per_call=steps_per_call, seed=3, target_balanced=True, data__shared_classes=shared, data__feed=feed
   )
-  _, shown = advance(Experiment(config, task), 8)
+  _, shown = advance(Experiment(config, task, make_phases), 8)
   source = EpochSampler(N, runs.BATCH_SIZE, 3)
   target = TargetSampler(task.target["label"], 5, 3, balanced=True)
   for step in range(8):
@@ -92,10 +93,10 @@ def test_the_step_is_given_the_samplers_rows_normalised(monkeypatch, devices, st
         np.testing.assert_allclose(array[step], expected, atol=1e-5)
 
 
-def test_a_run_is_traced_once(monkeypatch):
+def test_a_run_is_traced_once():
   """Also at the short last batch of an epoch; each of the 8 devices has its share of the batches."""
-  traces = show_batches(monkeypatch)
-  advance(Experiment(runs.make_config(), runs.make_task()), 8)
+  make_phases, traces = show_batches()
+  advance(Experiment(runs.make_config(), runs.make_task(), make_phases), 8)
   assert set(traces) == {((2, 5), (1, 5))}
   assert len(traces) == 1
 
@@ -113,9 +114,12 @@ def flips(shown, task):
 
 def test_flips(monkeypatch):
   """They are of one half, drawn anew for each epoch, the same whatever the devices and the steps in one call."""
-  show_batches(monkeypatch)
+  make_phases, _ = show_batches()
   task = runs.make_task(shape=IMAGE)
-  run = lambda until, state=None, **fields: advance(Experiment(runs.make_config(**fields), task), until, state)
+
+  def run(until, state=None, **fields):
+    return advance(Experiment(runs.make_config(**fields), task, make_phases), until, state)
+
   assert flips(run(8)[1], task).max() == 0
   _, shown = run(8, flip_source=True)
   drawn = flips(shown, task)

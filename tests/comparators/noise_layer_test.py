@@ -1,0 +1,104 @@
+"""The noise layer's loss by its definition, and its matrix through a few steps written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.comparators import noise_layer
+from soseleto_jax import init_train_state
+from soseleto_jax.models import get_model
+from tests import problems, runs
+
+K = runs.CLASSES
+
+
+def stochastic(seed):
+  return np.random.default_rng(seed).dirichlet(np.ones(K), size=K)
+
+
+def softmax(logits):
+  exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return exp / exp.sum(axis=-1, keepdims=True)
+
+
+def test_loss(x64):
+  rng = np.random.default_rng(0)
+  logits, label, matrix = 3 * rng.normal(size=(7, K)), rng.integers(0, K, 7), stochastic(1)
+  losses = noise_layer.noisy_cross_entropy(jnp.asarray(logits), label, jnp.asarray(matrix))
+  expected = [-np.log(sum(p[i] * matrix[i, y] for i in range(K))) for p, y in zip(softmax(logits), label, strict=True)]
+  np.testing.assert_allclose(losses, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(K), np.full((K, K), 1 / K)])
+def test_a_network_that_is_certain_and_wrong(matrix):
+  """Its loss and gradients are finite, and tell an identity to let go."""
+  loss = lambda logits, matrix: noise_layer.noisy_cross_entropy(logits, np.array([1]), matrix)[0]
+  value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(jnp.array([[60.0, 0.0, 0.0]]), jnp.asarray(matrix))
+  assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
+  assert gradients[1][0, 1] < 0
+
+
+def nearest_probabilities(row):
+  """By bisection for the shift that makes the positive parts sum to 1."""
+  low, high = row.min() - 1, row.max()
+  for _ in range(200):
+    middle = (low + high) / 2
+    low, high = (middle, high) if np.maximum(row - middle, 0).sum() > 1 else (low, middle)
+  return np.maximum(row - low, 0)
+
+
+def test_three_steps(x64):
+  """The identity at first; then SGD with momentum and weight decay on both losses, and the projection of each row."""
+  task, model = runs.make_task(), get_model("mlp", K, hidden=(4,))
+  config = runs.make_config(method="noise_layer", optimizer__schedule="constant")
+  init = model.init(jax.random.key(0), jnp.zeros((1, 5)))["params"]
+  (phase,) = noise_layer.make_phases(
+      config, model, init, task, runs.STEPS_PER_EPOCH,
+      mutable=False, axis_name=None, fixed_epochs=0.25, weight_decay=0.3,
+  )  # fmt: skip
+  assert (phase.num_steps, phase.sets) == (8, ("source", "target"))
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), {"network": init, "extra": phase.extra})
+  state = init_train_state(params, phase.optimizer, runs.NUM_SOURCE, alpha_init=1.0)
+  expected = jax.tree.map(np.asarray, params)
+  velocity = jax.tree.map(np.zeros_like, expected)
+  take_step = problems.jit(phase.step)
+  for step in range(3):
+    source = problems.batch(2 * step, 6, classes=K, shape=(5,), dtype=np.float64)
+    target = problems.batch(2 * step + 1, 4, classes=K, shape=(5,), dtype=np.float64)
+    state, _ = take_step(state, {**source, "index": problems.index(step, 6, runs.NUM_SOURCE)}, target)
+
+    gradient = {
+        "network": jax.grad(total_loss)(expected["network"], model, source, target, expected["extra"]),
+        "extra": matrix_gradient(softmax(apply(model, expected, source)), source["label"], expected["extra"]),
+    }
+    decay = {"network": 1e-2, "extra": 0.3}
+    for name in gradient:
+      rate = 0.0 if name == "extra" and step < 1 else 0.1
+      velocity[name] = jax.tree.map(
+          lambda v, g, p: 0.9 * v + np.asarray(g) + decay[name] * p, velocity[name], gradient[name], expected[name]
+      )
+      expected[name] = jax.tree.map(lambda p, v: p - rate * v, expected[name], velocity[name])
+    expected["extra"] = np.stack([nearest_probabilities(row) for row in expected["extra"]])
+    if step == 0:
+      np.testing.assert_array_equal(state.params["extra"], np.eye(K))
+    problems.assert_close(state.params, expected, rtol=1e-5, atol=1e-7)  # logits are float32
+  np.testing.assert_allclose(np.sum(state.params["extra"], axis=1), 1)
+  assert np.max(np.abs(state.params["extra"] - np.eye(K))) > 1e-3
+
+
+def apply(model, params, batch):
+  return np.asarray(model.apply({"params": params["network"]}, batch["x"]))
+
+
+def total_loss(network, model, source, target, matrix):
+  log_noisy = jnp.log(jax.nn.softmax(model.apply({"params": network}, source["x"])) @ matrix)
+  log_clean = jax.nn.log_softmax(model.apply({"params": network}, target["x"]))
+  return -jnp.mean(log_noisy[np.arange(6), source["label"]]) - jnp.mean(log_clean[np.arange(4), target["label"]])
+
+
+def matrix_gradient(probability, label, matrix):
+  gradient = np.zeros_like(matrix)
+  for p, y in zip(probability, label, strict=True):
+    gradient[:, y] -= p / (p @ matrix[:, y]) / len(label)
+  return gradient
