@@ -16,8 +16,8 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from experiments.comparators.common import network_training
 from soseleto_jax import alpha as alpha_lib
-from soseleto_jax import optimizers
 from soseleto_jax.alignment import LossFn
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss
@@ -83,9 +83,7 @@ def make_phases(
 ) -> tuple[Phase, ...]:
   """Builds the method for `train_and_evaluate(config, workdir, task, make_phases)`, for classes that are shared."""
   del params, task
-  num_steps = config.num_epochs * steps_per_epoch
-  schedule = optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)
-  optimizer = optimizers.make_optimizer(config.optimizer, schedule)
+  num_steps, _, optimizer = network_training(config, steps_per_epoch)
   loss = classification_loss(model, mutable=mutable)
   step = make_reweighting_step(
       loss, loss, optimizer, skip_nonfinite=config.on_nonfinite == "skip", axis_name=axis_name

@@ -18,7 +18,8 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from soseleto_jax import nonfinite, optimizers
+from experiments.comparators.common import network_training
+from soseleto_jax import nonfinite
 from soseleto_jax.alignment import LossFn, gradient_alignment
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss
@@ -118,7 +119,7 @@ def make_phases(
     mutable: bool,
     axis_name: str | None,
     hidden: int = 100,
-    meta_learning_rate: float = 1e-3,
+    meta_learning_rate: float = 1.0,
 ) -> tuple[Phase, ...]:
   """Builds the method for `train_and_evaluate(config, workdir, task, make_phases)`.
 
@@ -131,7 +132,8 @@ def make_phases(
     mutable: whether the model carries state, which is refused.
     axis_name: the axis that the step is mapped over, or None.
     hidden: width of the weight network.
-    meta_learning_rate: μ. It depends on the data: choose it on validation.
+    meta_learning_rate: μ, of plain SGD: the gradient is small, since it holds λ, and with 1e-3 the weights hardly move.
+      Much more drives all weights to 1. Choose it on validation.
 
   Raises:
     ValueError: for a model that carries state.
@@ -142,11 +144,10 @@ def make_phases(
         f"config.model.name={config.model.name!r} carries state (BatchNorm), which couples the examples of a batch; "
         "take a network without, such as 'cifar_quick'"
     )
-  num_steps = config.num_epochs * steps_per_epoch
-  schedule = optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)
+  num_steps, schedule, of_network = network_training(config, steps_per_epoch)
   optimizer = optax.partition(
       {
-          "network": optimizers.make_optimizer(config.optimizer, schedule),
+          "network": of_network,
           "weigher": optax.sgd(meta_learning_rate),
       },
       {"network": "network", "extra": "weigher"},
@@ -154,8 +155,8 @@ def make_phases(
   weigher = WeightNetwork(hidden)
   key = jax.random.fold_in(jax.random.key(config.seed), 1)  # not the network's
   start = weigher.init(key, jnp.zeros(1))
-  of_network = classification_loss(model)
-  loss = lambda params, batch, rng: of_network(params["network"], batch, rng)
+  network_loss = classification_loss(model)
+  loss = lambda params, batch, rng: network_loss(params["network"], batch, rng)
   step = make_meta_step(
       loss,
       loss,

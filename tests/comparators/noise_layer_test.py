@@ -30,13 +30,14 @@ def test_loss(x64):
   np.testing.assert_allclose(losses, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("logit", [80.0, 200.0])
 @pytest.mark.parametrize("matrix", [np.eye(K), np.full((K, K), 1 / K)])
-def test_a_network_that_is_certain_and_wrong(matrix):
-  """Its loss and gradients are finite, and tell an identity to let go."""
+def test_a_network_that_is_certain_and_wrong(matrix, logit):
+  """Its loss and gradients are finite, also where the label's probability underflows, and tell the matrix to let go."""
   loss = lambda logits, matrix: noise_layer.noisy_cross_entropy(logits, np.array([1]), matrix)[0]
-  value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(jnp.array([[60.0, 0.0, 0.0]]), jnp.asarray(matrix))
+  value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(jnp.array([[logit, 0.0, 0.0]]), jnp.asarray(matrix))
   assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
-  assert gradients[1][0, 1] < 0
+  assert gradients[1][0, 1] < 0 or (logit == 200 and matrix[0, 1] == 0)
 
 
 def nearest_probabilities(row):
@@ -55,7 +56,7 @@ def test_three_steps(x64):
   init = model.init(jax.random.key(0), jnp.zeros((1, 5)))["params"]
   (phase,) = noise_layer.make_phases(
       config, model, init, task, runs.STEPS_PER_EPOCH,
-      mutable=False, axis_name=None, fixed_epochs=0.25, weight_decay=0.3,
+      mutable=False, axis_name=None, fixed_epochs=0.25, rate_factor=0.5, weight_decay=0.3,
   )  # fmt: skip
   assert (phase.num_steps, phase.sets) == (8, ("source", "target"))
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), {"network": init, "extra": phase.extra})
@@ -74,7 +75,7 @@ def test_three_steps(x64):
     }
     decay = {"network": 1e-2, "extra": 0.3}
     for name in gradient:
-      rate = 0.0 if name == "extra" and step < 1 else 0.1
+      rate = {"network": 0.1, "extra": 0.05 * (step > 0)}[name]
       velocity[name] = jax.tree.map(
           lambda v, g, p: 0.9 * v + np.asarray(g) + decay[name] * p, velocity[name], gradient[name], expected[name]
       )

@@ -78,3 +78,11 @@ def test_names_of_methods(tmp_path):
   with pytest.raises(ValueError, match="config.method='reweight'.*choose one of soseleto"):
     train_and_evaluate(runs.make_config(method="reweight"), tmp_path / "run", runs.make_task())
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_transfer_is_refused(tmp_path, method):
+  config = runs.make_config(method=method, data__shared_classes=False)
+  with pytest.raises(ValueError, match=f"config.data.shared_classes=False: method '{method}'"):
+    train_and_evaluate(config, tmp_path / "run", runs.make_task(shared=False), METHODS[method])
+  assert not (tmp_path / "run").exists()
