@@ -1,6 +1,7 @@
 """Checkpoints of a run, by Orbax: the train state and the host's side of the loop."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -165,8 +166,7 @@ class Checkpoints:
 
   def _with_padding(self, alpha, padded):
     """Returns `alpha` with the elements of `padded` in the rows that no example owns."""
-    pad = lambda alpha, padded: jnp.where(jnp.arange(len(alpha)) < self._num_source, alpha, padded)
-    return jax.jit(pad, out_shardings=alpha.sharding)(alpha, padded)
+    return _padder(alpha.sharding)(alpha, padded, self._num_source)
 
   def _read_item(self, step, name, how):
     try:
@@ -190,6 +190,13 @@ class Checkpoints:
     except Exception as error:  # of whatever library the saving thread met it in
       self._manager.reload()  # it has forgotten what the new one was to replace
       raise OSError(f"a checkpoint could not be written: {error}") from error
+
+
+@functools.cache
+def _padder(sharding):
+  """Compiles `Checkpoints._with_padding` once for all saves."""
+  pad = lambda alpha, padded, num_source: jnp.where(jnp.arange(len(alpha)) < num_source, alpha, padded)
+  return jax.jit(pad, out_shardings=sharding)
 
 
 class _Damaged(Exception):

@@ -78,6 +78,7 @@ class Experiment:
     self._data = {name: put_set(examples, self._mesh) for name, examples in held_out.items() if examples is not None}
     self._feeds = {name: self._feed(name, phase.num_steps) for phase in self._phases for name in phase.sets}
     self._dispatch = functools.cache(self._compile)
+    self._find_faulty = functools.cache(self._compile_find_faulty)
     self._fed = collections.deque(maxlen=2)  # a dispatch's metrics are read once the next one is on its way
 
   def initial_state(self) -> TrainState:
@@ -142,14 +143,7 @@ class Experiment:
     """
     phase, _ = self._phase_at(step - 1)
     first, batches = next(fed for fed in reversed(self._fed) if fed[0] < step)
-
-    @functools.partial(jax.jit, out_shardings=self._replicated)
-    def find(state, batches):
-      batches = self._prepare(phase, state, batches)
-      found = nonfinite.faulty_rows(phase.losses, state, *batches)
-      return [(batch["index"], faulty) for batch, faulty in zip(batches, found, strict=True)]  # padding's index too
-
-    found = jax.device_get(find(state, jax.tree.map(lambda part: part[step - 1 - first], batches)))
+    found = jax.device_get(self._find_faulty(phase)(state, jax.tree.map(lambda part: part[step - 1 - first], batches)))
     return {name: np.unique(index[faulty]).tolist() for name, (index, faulty) in zip(phase.sets, found, strict=True)}
 
   def evaluate(self, state: TrainState) -> dict[str, float]:
@@ -202,6 +196,14 @@ class Experiment:
         self._preparations[name](batches[name], jax.random.fold_in(key, number))
         for number, name in enumerate(phase.sets)
     ]
+
+  def _compile_find_faulty(self, phase):
+    def find(state, batches):
+      batches = self._prepare(phase, state, batches)
+      found = nonfinite.faulty_rows(phase.losses, state, *batches)
+      return [(batch["index"], faulty) for batch, faulty in zip(batches, found, strict=True)]  # padding's index too
+
+    return jax.jit(find, out_shardings=self._replicated)
 
   def _compile(self, phase, count):
     def gradients(state, batches):

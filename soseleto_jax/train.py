@@ -77,14 +77,15 @@ def train_and_evaluate(
   workdir = pathlib.Path(workdir)
   with on_signals(exit_preempted, signal.SIGTERM), _claimed(workdir):
     task = get_task(config.data, config.seed, jax.process_count()) if task is None else task
+    digest = fingerprint.of_task(task)
     if jax.process_count() > 1:
-      _check_processes(config, task)
+      _check_processes(config, digest)
     experiment = Experiment(config, task, make_phases)
     checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source)
     with failed_writes(lambda: checkpoints.latest_step):
       with checkpoints:
         _write_config(workdir / "config.json", config, checkpoints)
-        state, window = _resume(experiment, checkpoints, workdir)
+        state, window = _resume(experiment, digest, checkpoints, workdir)
         with _writer(workdir, checkpoints.latest_step) as writer:
           state = _train(experiment, state, window, writer, checkpoints)
       return _finish(experiment, state, window, checkpoints, workdir)
@@ -92,8 +93,9 @@ def train_and_evaluate(
 
 @dataclasses.dataclass
 class _Window:
-  """Sums and counts of the steps' metrics since the last record; seconds and best record of the whole run so far."""
+  """Sums and counts of the steps' metrics since the last record; the run's data, seconds and best record so far."""
 
+  task: str
   sums: dict[str, float] = dataclasses.field(default_factory=dict)
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   seconds: float = 0.0
@@ -117,13 +119,13 @@ class _Window:
       self.best_step, self.best_accuracy = step, accuracy
 
 
-def _resume(experiment, checkpoints, workdir):
+def _resume(experiment, digest, checkpoints, workdir):
   """Returns the state and window that the run starts with: those of a checkpoint if there is one."""
-  state, window = experiment.place(experiment.initial_state()), _Window()
+  state, window = experiment.place(experiment.initial_state()), _Window(digest)
   records = writers.read_metrics(workdir)
   if checkpoints.latest_step is not None:
     state, saved = checkpoints.restore(state)
-    if saved.pop("task") != fingerprint.of_task(experiment.task):
+    if saved["task"] != digest:
       raise ValueError(
           f"{workdir} holds a run on other data: labels or examples differ. Choose another --workdir, or the old data"
       )
@@ -145,7 +147,6 @@ def _train(experiment, state, window, writer, checkpoints):
   eval_every = max(1, round(config.eval_every_epochs * steps_per_epoch))
   save_every = max(1, round(config.checkpoint_every_epochs * steps_per_epoch))
   step = int(state.step)
-  task = fingerprint.of_task(experiment.task)
   pending, vote = None, processes.Vote()
   started = time.monotonic() - window.seconds
 
@@ -166,8 +167,7 @@ def _train(experiment, state, window, writer, checkpoints):
 
   def save():
     window.seconds = time.monotonic() - started
-    loop = dataclasses.asdict(window) | {"task": task, "feed": experiment.feed_state()}
-    checkpoints.save(state, loop, window.best_step)
+    checkpoints.save(state, dataclasses.asdict(window) | {"feed": experiment.feed_state()}, window.best_step)
 
   with Progress(num_steps, step) as progress, stop_requests() as stops:
     while step < num_steps:
@@ -249,12 +249,12 @@ def _write_config(path, config, checkpoints):
     writers.write_json(path, fields)
 
 
-def _check_processes(config, task):
+def _check_processes(config, digest):
   """Raises ValueError where processes were started with different configs, or read different labels."""
   fields = config.copy_and_resolve_references().unlock()
   fields.data.data_dir = None  # a machine may have its own
   processes.check_same("the config", fields.to_json(sort_keys=True).encode())
-  processes.check_same("the data", fingerprint.of_task(task).encode())
+  processes.check_same("the data", digest.encode())
 
 
 def _claimed(workdir):

@@ -19,10 +19,7 @@ N = runs.NUM_SOURCE
 IMAGE = (3, 4, 2)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_once(tmp_path_factory):
-  with runs.compiled_once(tmp_path_factory.mktemp("programs")):
-    yield
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def advance(experiment, until, state=None):

@@ -4,11 +4,13 @@ import contextlib
 
 import jax
 import numpy as np
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from soseleto_jax import sharding
 from soseleto_jax.config import default_config
 from soseleto_jax.data.task import from_arrays
+from soseleto_jax.experiment import Experiment
 
 NUM_SOURCE, BATCH_SIZE, STEPS_PER_EPOCH = 41, 13, 4  # neither divides by 8, nor the one by the other
 NUM_TARGET, NUM_VALIDATION, NUM_TEST = 12, 10, 23
@@ -67,6 +69,29 @@ def use_devices(monkeypatch, count):
   """Lets experiments run on the first `count` devices only."""
   make_mesh = sharding.make_mesh
   monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:count]))
+
+
+class Crash(Exception):
+  """Stands for whatever kills a run."""
+
+
+def crash():
+  raise Crash
+
+
+@contextlib.contextmanager
+def before_step(number, action):
+  """Calls `action` when a run is about to take the step after `number`."""
+  advance = Experiment.advance
+
+  def patched(self, state, step, limit):
+    if step == number:
+      action()
+    return advance(self, state, step, limit)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Experiment, "advance", patched)
+    yield
 
 
 @contextlib.contextmanager

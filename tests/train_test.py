@@ -30,16 +30,7 @@ from tests import problems, runs
 write_report, write = report.write_report, writers.MetricWriter.write
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_once(tmp_path_factory):
-  with runs.compiled_once(tmp_path_factory.mktemp("programs")):
-    yield
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-  """Saves the seconds that its figures take."""
-  monkeypatch.setattr(report, "write_report", lambda workdir, **_: workdir / "report.html")
+pytestmark = pytest.mark.usefixtures("compiled_once", "no_report")
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +41,8 @@ def straight(tmp_path_factory):
     return train_and_evaluate(runs.make_config(), tmp_path_factory.mktemp("straight"), runs.make_task())
 
 
-class Crash(Exception):
-  """Stands for whatever kills a run."""
-
-
-def crash():
-  raise Crash
-
-
 def kill(number):
   return lambda: os.kill(os.getpid(), number)
-
-
-@contextlib.contextmanager
-def before_step(number, action):
-  """Calls `action` when a run is about to take the step after `number`."""
-  advance = Experiment.advance
-
-  def patched(self, state, step, limit):
-    if step == number:
-      action()
-    return advance(self, state, step, limit)
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(Experiment, "advance", patched)
-    yield
 
 
 def saved_steps(workdir):
@@ -133,7 +101,7 @@ def test_stopped_after_every_checkpoint(tmp_path, monkeypatch, checkpoints, fiel
   straight = train_and_evaluate(config, tmp_path / "straight", task)
   workdir = tmp_path / "stopped"
   for step in checkpoints[:-1]:
-    with before_step(step, crash), pytest.raises(Crash):
+    with runs.before_step(step, runs.crash), pytest.raises(runs.Crash):
       train_and_evaluate(config, workdir, task)
     assert saved_steps(workdir)[-1] == step
   assert_same_run(train_and_evaluate(config, workdir, task), straight)
@@ -159,7 +127,7 @@ def test_several_steps_a_call_change_nothing(tmp_path, straight):
 def test_a_signal_saves_and_stops(tmp_path, straight, number, error):
   config, task = runs.make_config(), runs.make_task()
   handler = signal.getsignal(number)
-  with before_step(5, kill(number)), pytest.raises(error) as raised:
+  with runs.before_step(5, kill(number)), pytest.raises(error) as raised:
     train_and_evaluate(config, tmp_path, task)
   if error is SystemExit:
     assert raised.value.code == 75
@@ -200,7 +168,7 @@ def test_a_signal_before_training(tmp_path, monkeypatch, straight):
 
 def test_no_checkpoint_can_be_used(tmp_path):
   """Then a run never starts from the beginning by itself."""
-  with before_step(6, crash), pytest.raises(Crash):
+  with runs.before_step(6, runs.crash), pytest.raises(runs.Crash):
     train_and_evaluate(runs.make_config(checkpoint_every_epochs=0.5), tmp_path, runs.make_task())
   assert saved_steps(tmp_path)[-2:] == [4, 6]
   for step in ("4", "6"):
@@ -225,8 +193,8 @@ def test_the_newest_checkpoint_is_damaged_or_gone(tmp_path, caplog, straight):
 def test_a_record_whose_checkpoint_was_lost(tmp_path, monkeypatch, straight):
   """The record is written before the checkpoint, and again by the run that goes on from the one before."""
   save = Checkpoints.save
-  lost = lambda self, state, *rest: crash() if state.step == 8 else save(self, state, *rest)
-  with monkeypatch.context() as patch, pytest.raises(Crash):
+  lost = lambda self, state, *rest: runs.crash() if state.step == 8 else save(self, state, *rest)
+  with monkeypatch.context() as patch, pytest.raises(runs.Crash):
     patch.setattr(Checkpoints, "save", lost)
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -238,8 +206,8 @@ def test_a_record_whose_checkpoint_was_lost(tmp_path, monkeypatch, straight):
 def test_a_finished_run_is_not_repeated(tmp_path, monkeypatch, caplog):
   """Nor is training when only the report was lost."""
   config, task = runs.make_config(), runs.make_task()
-  with monkeypatch.context() as patch, pytest.raises(Crash):
-    patch.setattr(report, "write_report", lambda *_, **__: crash())
+  with monkeypatch.context() as patch, pytest.raises(runs.Crash):
+    patch.setattr(report, "write_report", lambda *_, **__: runs.crash())
     train_and_evaluate(config, tmp_path, task)
   monkeypatch.setattr(Experiment, "advance", lambda *_: pytest.fail("it trains again"))
   caplog.set_level("INFO", "soseleto_jax")
@@ -254,11 +222,11 @@ def test_a_finished_run_is_not_repeated(tmp_path, monkeypatch, caplog):
 
 
 def test_a_run_says_that_it_goes_on(tmp_path, caplog):
-  with before_step(4, crash), pytest.raises(Crash):
+  with runs.before_step(4, runs.crash), pytest.raises(runs.Crash):
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   assert "going on" not in caplog.text
   caplog.set_level("INFO", "soseleto_jax")
-  with before_step(4, crash), pytest.raises(Crash):
+  with runs.before_step(4, runs.crash), pytest.raises(runs.Crash):
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   assert f"{tmp_path}: going on, at step 4 of 8" in caplog.text
 
@@ -345,7 +313,7 @@ def test_a_disk_that_fills_up(tmp_path, monkeypatch, straight):
 
 
 def test_what_may_change_on_resume(tmp_path, straight):
-  with before_step(4, crash), pytest.raises(Crash):
+  with runs.before_step(4, runs.crash), pytest.raises(runs.Crash):
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   changed = runs.make_config(
       name="renamed",
@@ -365,7 +333,7 @@ def test_what_may_change_on_resume(tmp_path, straight):
 
 
 def test_another_experiment_where_nothing_was_saved(tmp_path, straight):
-  with before_step(2, crash), pytest.raises(Crash):
+  with runs.before_step(2, runs.crash), pytest.raises(runs.Crash):
     train_and_evaluate(runs.make_config(seed=1), tmp_path, runs.make_task())
   assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
 
@@ -376,7 +344,7 @@ def test_seconds_are_those_of_all_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "time", types.SimpleNamespace(monotonic=itertools.count(0, 100).__next__))
 
   clock()
-  with before_step(4, crash), pytest.raises(Crash):
+  with runs.before_step(4, runs.crash), pytest.raises(runs.Crash):
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   clock()
   assert train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()).summary["seconds"] == 300
@@ -480,7 +448,7 @@ def test_a_run_that_diverges(tmp_path, monkeypatch):
 
 def test_devices_change_nothing(tmp_path, monkeypatch, straight):
   """To rounding; nor does it matter when they change on the way."""
-  with before_step(4, crash), pytest.raises(Crash):
+  with runs.before_step(4, runs.crash), pytest.raises(runs.Crash):
     train_and_evaluate(runs.make_config(), tmp_path / "moved", runs.make_task())
   runs.use_devices(monkeypatch, 1)
   assert sharding.make_mesh().size == 1 and jax.device_count() == 8

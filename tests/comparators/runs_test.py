@@ -5,7 +5,6 @@ import functools
 import pytest
 
 from experiments.comparators import learning_to_reweight, meta_weight_net, noise_layer
-from soseleto_jax import report
 from soseleto_jax.experiment import Experiment
 from soseleto_jax.train import train_and_evaluate
 from tests import problems, runs
@@ -17,23 +16,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_once(tmp_path_factory):
-  with runs.compiled_once(tmp_path_factory.mktemp("programs")):
-    yield
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-  monkeypatch.setattr(report, "write_report", lambda workdir, **_: workdir / "report.html")
-
-
-class Crash(Exception):
-  """Stands for whatever kills a run."""
-
-
-def crash():
-  raise Crash
+pytestmark = pytest.mark.usefixtures("compiled_once", "no_report")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -44,12 +27,8 @@ def test_a_run_resumes_and_devices_change_nothing(tmp_path, monkeypatch, method)
   whole = train("whole")
   assert whole.summary["method"] == method and whole.summary["steps"] == 8
 
-  with monkeypatch.context() as patch:
-    advance = Experiment.advance
-    stop = lambda self, state, step, limit: crash() if step == 6 else advance(self, state, step, limit)
-    patch.setattr(Experiment, "advance", stop)
-    with pytest.raises(Crash):
-      train("resumed")
+  with runs.before_step(6, runs.crash), pytest.raises(runs.Crash):
+    train("resumed")
   resumed = train("resumed")
   problems.assert_same_bits(resumed.state, whole.state)
   assert [record["test_loss"] for record in resumed.records] == [record["test_loss"] for record in whole.records]

@@ -10,24 +10,15 @@ import sys
 import numpy as np
 import pytest
 
-from soseleto_jax import experiment, report
+from soseleto_jax import experiment
 from soseleto_jax.data import lazy
 from soseleto_jax.data.streaming import Streaming
 from soseleto_jax.experiment import Experiment
 from soseleto_jax.train import train_and_evaluate
 from tests import runs
-from tests.train_test import BatchNormNet, Crash, assert_same_run, before_step, crash
+from tests.train_test import BatchNormNet, assert_same_run
 
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_once(tmp_path_factory):
-  with runs.compiled_once(tmp_path_factory.mktemp("programs")):
-    yield
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-  monkeypatch.setattr(report, "write_report", lambda workdir, **_: workdir / "report.html")
+pytestmark = pytest.mark.usefixtures("compiled_once", "no_report")
 
 
 def on_disk(task, folder):
@@ -58,7 +49,7 @@ def test_the_feed_changes_no_bit(tmp_path, monkeypatch, fields):
   assert_same_run(train_and_evaluate(config("auto"), tmp_path / "streaming", task), straight)
   workdir = tmp_path / "stopped"
   for step, feed in [(2, "streaming"), (4, "streaming"), (6, "resident")]:
-    with before_step(step, crash), pytest.raises(Crash):
+    with runs.before_step(step, runs.crash), pytest.raises(runs.Crash):
       train_and_evaluate(config(feed), workdir, task)
     saved = json.loads(next((workdir / "checkpoints" / str(step)).glob("loop/*")).read_text())["content"]
     assert (saved["loop"]["feed"] is None) == (feed == "resident")
@@ -95,7 +86,7 @@ def test_large_arrays_stream(monkeypatch):
 def test_a_checkpoint_whose_iterator_is_at_another_step(tmp_path, monkeypatch):
   config, task = runs.make_config(data__feed="streaming"), runs.make_task()
   feed_state = Experiment.feed_state
-  with monkeypatch.context() as patch, before_step(4, crash), pytest.raises(Crash):
+  with monkeypatch.context() as patch, runs.before_step(4, runs.crash), pytest.raises(runs.Crash):
     state = []
     patch.setattr(Experiment, "feed_state", lambda self: state.append(feed_state(self)) or {"next_index": 3})
     train_and_evaluate(config, tmp_path, task)
