@@ -109,6 +109,7 @@ def make_phases(
         optimizer,
         alpha_step_size=lambda step: config.alpha.step_size * schedule(step) / config.optimizer.learning_rate,
         target_params=_target_params(config, task),
+        target_params_loss=None if config.alpha.target_loss == "cross_entropy" else losses["target"],
         alignment_params=_alignment_params(config.alpha.params, params, task.shared_classes),
         alignment_transform=[_transform(name, task) for name in config.alpha.transforms],
         contraction=config.alpha.contraction,
@@ -122,9 +123,12 @@ def make_phases(
 
 
 def _target_params(config, task):
+  everything = config.alpha.target_params == "all"
   if not task.shared_classes:
-    return {"representation": False, "source_head": False, "target_head": True}
-  return {"representation": False, "classifier": True} if config.alpha.classifier_on_target else None
+    return {"representation": everything, "source_head": False, "target_head": True}
+  if config.alpha.target_params == "none":
+    return None
+  return {"representation": everything, "classifier": True}
 
 
 def _alignment_params(names, params, shared_classes):
