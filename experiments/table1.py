@@ -1,0 +1,97 @@
+"""The paper's Table 1, CIFAR-10 with wrong labels: `python -m experiments.table1 --protocol=small --seeds=0,1,2`.
+
+Every method has the same network, source, flipped labels, clean target, epochs and learning rates; see
+configs/cifar_noise.py for both protocols. Accuracies are those of the last epoch on the 10,000 test images.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+
+from configs import cifar_noise
+from experiments import runs, tables
+from experiments.comparators import learning_to_reweight, meta_weight_net, noise_layer
+
+NOISE = (0.3, 0.4, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A row of the table: its name there, published accuracies for each of NOISE in %, how it is trained."""
+
+  title: str
+  published: tuple[float | None, ...] = (None, None, None)
+  train: runs.Train = runs.train_run
+  settings: dict = dataclasses.field(default_factory=dict)
+
+
+def _with_phases(module):
+  return functools.partial(runs.train_run, make_phases=module.make_phases)
+
+
+METHODS = {
+    "source_only": Method("source only", (65.57, 62.38, 57.36)),
+    "noise_layer": Method("noise layer (Sukhbaatar et al. 2014)", (69.73, 66.66, 63.39), _with_phases(noise_layer)),
+    "soseleto_paper": Method("SOSELETO, published rule", (72.41, 69.98, 66.33)),
+    "soseleto": Method("SOSELETO, best settings", (72.41, 69.98, 66.33)),
+    "target_only": Method("clean target only"),
+    "finetune": Method("source, then fine-tuned on the target"),
+    "joint": Method("source and target jointly"),
+    "learning_to_reweight": Method("Learning to Reweight (Ren et al. 2018)", train=_with_phases(learning_to_reweight)),
+    "meta_weight_net": Method("Meta-Weight-Net (Shu et al. 2019)", train=_with_phases(meta_weight_net)),
+}
+
+
+def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
+  """Returns the runs of all methods and noise rates, the lowest rate first."""
+  return [
+      runs.Run(name, {"noise": noise}, _config(name, noise, protocol, seed), method.train, method.settings)
+      for noise in NOISE
+      for seed in seeds
+      for name, method in METHODS.items()
+  ]
+
+
+def _config(name, noise, protocol, seed):
+  argument = [f"noise={noise}"] + ["small"] * (protocol == "small") + ["paper"] * (name != "soseleto")
+  config = cifar_noise.get_config(",".join(argument))
+  config.seed = seed
+  config.method = "soseleto" if name.startswith("soseleto") else name
+  return config
+
+
+def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
+  """Writes table1_PROTOCOL.md."""
+  header = ["", *(f"{noise:.0%}: {what}" for noise in NOISE for what in ("ours", "published", "difference"))]
+  rows = []
+  for name, method in METHODS.items():
+    cells = [
+        tables.against(tables.percent(records, name, {"noise": noise}, "test_accuracy"), published)
+        for noise, published in zip(NOISE, method.published, strict=True)
+    ]
+    rows.append([method.title, *sum(cells, [])])
+  best = [
+      [method.title]
+      + [tables.mean_sd(tables.percent(records, name, {"noise": noise}, "test_accuracy_at_best")) for noise in NOISE]
+      for name, method in METHODS.items()
+  ]
+  detection = [
+      [method.title]
+      + [tables.mean_sd(tables.values_of(records, name, {"noise": noise}, "auc"), 3) for noise in NOISE]
+      for name, method in METHODS.items()
+      if name.startswith("soseleto")
+  ]
+  levels = ["", *(f"{noise:.0%}" for noise in NOISE)]
+  tables.write(
+      folder / f"table1_{protocol}.md",
+      ("Test accuracy in %, last epoch: mean ± sd over seeds (how many)", tables.markdown(header, rows)),
+      ("Test accuracy in % at the epoch of the best validation accuracy", tables.markdown(levels, best)),
+      ("Area under the ROC curve of 1 - α as detector of wrong labels", tables.markdown(levels, detection)),
+  )
+
+
+EXPERIMENT = runs.Experiment("table1", make_runs, render)
+
+if __name__ == "__main__":
+  runs.main(EXPERIMENT)
