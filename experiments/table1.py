@@ -61,7 +61,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       folder / f"table1_{protocol}.md",
       (
           "Test accuracy in %, last epoch: mean ± sd over seeds (how many)",
-          tables.accuracies(METHODS, records, conditions, levels),
+          tables.beside(METHODS, records, conditions, levels),
       ),
       (
           "Test accuracy in % at the epoch of the best validation accuracy",

@@ -59,7 +59,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       (
           "Test accuracy in %, last epoch: mean ± sd over draws of the target (how many). "
           f"{tables.source_sizes(records)} source images",
-          tables.accuracies(METHODS, records, conditions, names),
+          tables.beside(METHODS, records, conditions, names),
       ),
       (
           "SOSELETO with its best settings minus the method, in points, on the same draws: mean ± sd (how many); "

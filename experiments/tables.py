@@ -59,25 +59,27 @@ def rows(
   return [[method.title, *(cell(name, at) for at in conditions)] for name, method in methods.items()]
 
 
-def accuracies(
+def beside(
     methods: Mapping[str, Method],
     records: Sequence[Record],
     conditions: Sequence[Mapping[str, Any]],
     names: Sequence[str],
+    metric: str = "test_accuracy",
 ) -> str:
-  """Returns the table of test accuracies of the last epoch in %, published ones and differences beside them.
+  """Returns the table of a metric in %, published numbers and differences beside ours.
 
   Args:
     methods: the rows.
     records: of one protocol.
     conditions: for each group of columns.
     names: of the groups.
+    metric: a fraction.
   """
   body = []
   for key, method in methods.items():
     body.append([method.title])
     for at, published in zip(conditions, method.published or [None] * len(conditions), strict=True):
-      ours = [100 * value for value in by_seed(records, key, at, "test_accuracy").values()]
+      ours = [100 * value for value in by_seed(records, key, at, metric).values()]
       difference = f"{statistics.mean(ours) - published:+.1f}" if ours and published is not None else ""
       body[-1] += [mean_sd(ours), "" if published is None else f"{published:.1f}", difference]
   return markdown(["", *(f"{name}: {what}" for name in names for what in ("ours", "published", "difference"))], body)
