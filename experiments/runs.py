@@ -25,11 +25,14 @@ from ml_collections import ConfigDict
 
 from soseleto_jax import methods, metrics
 from soseleto_jax.config import changed_fields, default_config
+from soseleto_jax.data import sides
+from soseleto_jax.data.task import Task, get_task
 from soseleto_jax.train import Result, train_and_evaluate
 
 PROTOCOLS = ("full", "small")
 RESULTS = pathlib.Path(__file__).parent / "results"
 
+_read = functools.cache(sides.read)
 _NOT_METRICS = ("method", "task", "seed", "device", "best_checkpoint")
 
 _LOGGER = logging.getLogger("soseleto_jax.experiments")
@@ -110,7 +113,12 @@ def train_run(
   """
   if settings:
     make_phases = functools.partial(make_phases, **settings)
-  return recorded_metrics(train_and_evaluate(config, workdir, make_phases=make_phases))
+  return recorded_metrics(train_and_evaluate(config, workdir, task_of(config), make_phases))
+
+
+def task_of(config: ConfigDict) -> Task:
+  """Returns the data of a config; what was read for one run is kept for the next."""
+  return get_task(config.data, config.seed, read=_read)
 
 
 def recorded_metrics(result: Result) -> dict[str, Any]:
