@@ -170,7 +170,7 @@ def train_all(
         "conditions": dict(run.conditions),
         "metrics": values,
         "settings": dict(run.settings),
-        "machine": f"{os.cpu_count()} cores ({platform.machine()}), {jax.device_count()} x {jax.devices()[0].device_kind}",
+        "machine": _machine(),
         "commit": commit,
         "date": datetime.date.today().isoformat(),
         "config": run.config.to_dict(),
@@ -232,6 +232,11 @@ def _completed(fields):
   complete = default_config().unlock()
   complete.update(fields)
   return complete.to_dict()
+
+
+def _machine():
+  devices = jax.devices()
+  return f"{os.cpu_count()} cores ({platform.machine()}), {len(devices)} x {devices[0].device_kind}"
 
 
 def _commit():
