@@ -44,10 +44,13 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 
 
 def _config(name, noise, protocol, seed):
-  argument = [f"noise={noise}"] + ["small"] * (protocol == "small") + ["paper"] * (name != "soseleto")
+  argument = [f"noise={noise}"] + ["small"] * (protocol == "small") + ["paper"] * (name == "soseleto_paper")
   config = cifar_noise.get_config(",".join(argument))
   config.seed = seed
-  config.method = "soseleto" if name.startswith("soseleto") else name
+  if not name.startswith("soseleto"):
+    config.method = name
+    if name != "source_only":  # whose config says nothing of a target
+      config.update(target_batch_size=32, target_balanced=False)
   return config
 
 
