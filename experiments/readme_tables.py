@@ -6,29 +6,23 @@ Renders every table of experiments/results anew, and puts into README.md those t
     <!-- end -->
 """
 
-import importlib
 import pathlib
 import re
 
-from experiments import runs, tables
+from experiments import figure2, runs, table1, table2, tables
 
+EXPERIMENTS = (table1.EXPERIMENT, figure2.EXPERIMENT, table2.EXPERIMENT)
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
 _PLACE = re.compile(r"(<!-- (\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render_all(results: pathlib.Path, folder: pathlib.Path) -> None:
-  """Renders the tables and figures of all records.
-
-  Args:
-    results: the folder of the files of records, each named after its experiment's module.
-    folder: where to write.
-  """
-  for path in sorted(results.glob("*.jsonl")):
-    experiment = importlib.import_module(f"experiments.{path.stem}").EXPERIMENT
+  """Renders the tables and figures of EXPERIMENTS from the files of records in `results` into another folder."""
+  for experiment in EXPERIMENTS:
     for protocol in runs.PROTOCOLS:
-      if runs.read_records(path, protocol):
-        experiment.render(protocol, runs.records_of(experiment, protocol, path), folder)
+      if records := runs.records_of(experiment, protocol, results / f"{experiment.name}.jsonl"):
+        experiment.render(protocol, records, folder)
 
 
 def filled(text: str, folder: pathlib.Path) -> str:

@@ -25,11 +25,14 @@ from ml_collections import ConfigDict
 
 from soseleto_jax import methods, metrics
 from soseleto_jax.config import changed_fields, default_config
+from soseleto_jax.data import sides
+from soseleto_jax.data.task import Task, get_task
 from soseleto_jax.train import Result, train_and_evaluate
 
 PROTOCOLS = ("full", "small")
 RESULTS = pathlib.Path(__file__).parent / "results"
 
+_read = functools.cache(sides.read)
 _NOT_METRICS = ("method", "task", "seed", "device", "best_checkpoint")
 
 _LOGGER = logging.getLogger("soseleto_jax.experiments")
@@ -83,11 +86,13 @@ class Experiment:
     make_runs: `(protocol, seeds) -> runs`, in the order in which they are to be trained.
     render: `(protocol, records, folder)`, writes tables and figures. The records are those of the runs that
       `make_runs` returns for the seeds found in the file.
+    seeds: where the command line names none.
   """
 
   name: str
   make_runs: Callable[[str, Sequence[int]], Sequence[Run]]
   render: Callable[[str, Sequence[Record], pathlib.Path], None]
+  seeds: Sequence[int] = (0, 1, 2)
 
 
 def train_run(
@@ -103,7 +108,12 @@ def train_run(
   """
   if settings:
     make_phases = functools.partial(make_phases, **settings)
-  return recorded_metrics(train_and_evaluate(config, workdir, make_phases=make_phases))
+  return recorded_metrics(train_and_evaluate(config, workdir, task_of(config), make_phases))
+
+
+def task_of(config: ConfigDict) -> Task:
+  """Returns the data of a config; what was read for one run is kept for the next."""
+  return get_task(config.data, config.seed, read=_read)
 
 
 def recorded_metrics(result: Result) -> dict[str, Any]:
@@ -188,7 +198,7 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
     experiment: what to run.
     argv: the arguments; None takes the command's.
   """
-  arguments = _parser(experiment.name)
+  arguments = _parser(experiment)
   given = arguments.parse_args(argv)
   absl_logging.set_verbosity(absl_logging.WARNING)
   logging.basicConfig(format="%(asctime)s %(message)s")
@@ -208,14 +218,14 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
   render()
 
 
-def _parser(name):
+def _parser(experiment):
   formatter = argparse.ArgumentDefaultsHelpFormatter
-  parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", allow_abbrev=False, formatter_class=formatter)
+  parser = argparse.ArgumentParser(allow_abbrev=False, formatter_class=formatter)
   add = parser.add_argument
   add("--protocol", choices=PROTOCOLS, default="small", help="the paper's sizes, or what a CPU can do")
-  add("--seeds", type=_seeds, default="0,1,2", help="each draws its own sets, wrong labels and initial weights")
+  add("--seeds", type=_seeds, default=experiment.seeds, help="each draws its own sets and initial weights")
   add("--methods", type=lambda text: text.split(","), help="only these methods")
-  add("--workdir", type=pathlib.Path, default=pathlib.Path("runs", name), help="the folder of the runs' folders")
+  add("--workdir", type=pathlib.Path, default=pathlib.Path("runs", experiment.name), help="the runs' folders")
   add("--results", type=pathlib.Path, default=RESULTS, help="the folder of records, tables and figures")
   return parser
 
@@ -236,7 +246,7 @@ def _completed(fields):
 
 def _machine():
   devices = jax.devices()
-  return f"{os.cpu_count()} cores ({platform.machine()}), {len(devices)} x {devices[0].device_kind}"
+  return f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores {platform.machine()}"
 
 
 def _commit():
