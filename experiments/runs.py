@@ -225,7 +225,7 @@ def _parser(experiment):
   add("--protocol", choices=PROTOCOLS, default="small", help="the paper's sizes, or what a CPU can do")
   add("--seeds", type=_seeds, default=experiment.seeds, help="each draws its own sets and initial weights")
   add("--methods", type=lambda text: text.split(","), help="only these methods")
-  add("--workdir", type=pathlib.Path, default=pathlib.Path("runs", experiment.name), help="the runs' folders")
+  add("--workdir", type=pathlib.Path, default=pathlib.Path("runs", experiment.name), help="where the runs go")
   add("--results", type=pathlib.Path, default=RESULTS, help="the folder of records, tables and figures")
   return parser
 
