@@ -9,9 +9,9 @@ Renders every table of experiments/results anew, and puts into README.md those t
 import pathlib
 import re
 
-from experiments import figure2, runs, table1, table2, tables
+from experiments import figure2, human_noise, runs, table1, table2, tables
 
-EXPERIMENTS = (table1.EXPERIMENT, figure2.EXPERIMENT, table2.EXPERIMENT)
+EXPERIMENTS = (table1.EXPERIMENT, figure2.EXPERIMENT, table2.EXPERIMENT, human_noise.EXPERIMENT)
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
 _PLACE = re.compile(r"(<!-- (\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
