@@ -30,7 +30,7 @@ from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss
 from soseleto_jax.methods import Phase
 from soseleto_jax.models import get_model
-from soseleto_jax.train_step import make_plain_step, make_train_step
+from soseleto_jax.train_step import make_joint_step, make_plain_step
 
 
 def noisy_cross_entropy(
@@ -129,15 +129,7 @@ def make_phases(
     return Phase(max(1, round(epochs * steps_per_epoch)), (side,), (loss,), step, descend, start)
 
   em = optimizer(schedule, "network", "types")
-  step = make_train_step(
-      noisy_loss,
-      clean_loss,
-      em,
-      alpha_step_size=0.0,
-      target_params=True,
-      alignment_params={"network": {"representation": False, "classifier": True}, "extra": False},  # only to show
-      **options,
-  )
+  step = make_joint_step(noisy_loss, clean_loss, em, **options)
   return (
       in_advance("target", clean_loss, clean_epochs, "network"),
       in_advance("source", type_loss, type_epochs, "types", "confusion"),

@@ -111,20 +111,32 @@ def test_what_each_phase_trains():
   assert moved == [[True, False, False], [False, True, True], [True, True, False]]
 
 
-def test_without_noise_em_is_joint_training():
+def em_and_joint(kind):
+  """The steps and states of EM, with noise of one kind alone, and of joint training from the same network."""
   network, arguments, options, phases = phases_of(runs.make_config(method="noise_types"))
   types = jax.tree.map(jnp.zeros_like, phases[0].extra["types"])
-  types["classifier"]["bias"] = jnp.array([200.0, 0.0, 0.0])
+  types["classifier"]["bias"] = 200 * jax.nn.one_hot(kind, 3)
   params = {"network": network, "extra": {**phases[0].extra, "types": types}}
   (joint,) = methods.make_phases(runs.make_config(method="joint"), *arguments[1:], **options)
   states = [
       init_train_state(start, phase.optimizer, runs.NUM_SOURCE, alpha_init=1.0)
       for start, phase in ((params, phases[-1]), (network, joint))
   ]
-  steps = [problems.jit(phase.step) for phase in (phases[-1], joint)]
+  return [problems.jit(phase.step) for phase in (phases[-1], joint)], states
+
+
+def test_without_noise_em_is_joint_training():
+  steps, states = em_and_joint(FREE)
   for number in range(3):
     states = [step(state, *batches(number).values())[0] for step, state in zip(steps, states, strict=True)]
   problems.assert_close(states[0].params["network"], states[1].params, rtol=1e-6, atol=1e-7)
+
+
+def test_clean_examples_have_no_noise():
+  steps, states = em_and_joint(RANDOM)
+  em, joint = (step(state, *batches(0).values())[1] for step, state in zip(steps, states, strict=True))
+  np.testing.assert_allclose(em["target_loss"], joint["target_loss"], rtol=1e-6)
+  assert abs(em["source_loss"] - joint["source_loss"]) > 1e-3
 
 
 def test_a_network_with_state_is_refused():

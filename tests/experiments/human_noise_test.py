@@ -8,7 +8,7 @@ import pytest
 
 from configs import cifar10n, cifar_noise
 from experiments import human_noise, runs, table1
-from experiments.comparators import confident_learning
+from experiments.comparators.confident_learning import Pruned
 from soseleto_jax.config import METHODS, default_config, validate
 
 
@@ -74,9 +74,9 @@ def test_what_is_recorded_of_confident_learning(tmp_path, monkeypatch):
 
   def train(config, workdir, task, **settings):
     assert (task, settings) == ("the data", {"num_folds": 4})
-    return confident_learning.Pruned(result, np.ones(2, bool), np.ones(2), np.ones((2, 2)), found)
+    return Pruned(result, np.ones(2, bool), np.ones(2), np.ones((2, 2)), found)
 
-  monkeypatch.setattr(confident_learning, "confident_learning", train)
+  monkeypatch.setattr(table1, "confident_learning", train)
   monkeypatch.setattr(runs, "task_of", lambda config: "the data")
   recorded = method.train(default_config(), tmp_path, num_folds=4)
   assert recorded == {"test_accuracy": 0.5, "num_source": 70} | found

@@ -72,6 +72,7 @@ def test_cells(tmp_path):
       "": ["30%", "40%", "50%"],
       "SOSELETO, published rule": ["not run"] * 3,
       "SOSELETO, best settings": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
+      "confident learning (Northcutt et al. 2021)": ["not run"] * 3,
   }
 
   full = (tmp_path / "table1_full.md").read_text(encoding="utf-8")
