@@ -85,6 +85,8 @@ def _config(get_config, conditions, name, protocol, seed):
     config.method = name
     if name != "source_only":  # whose config says nothing of a target
       config.update(target_batch_size=32, target_balanced=False)
+    if name in ("joint", "noise_layer", "noise_types", "confident_learning"):  # an image counts alike in both sets
+      config.target_weight = config.target_batch_size / config.batch_size
   return config
 
 

@@ -36,6 +36,7 @@ def default_config() -> ConfigDict:
           batch_size=256,  # B
           target_batch_size=32,  # T
           target_balanced=False,  # target batches drawn class by class
+          target_weight=1.0,  # of "joint": of the target's mean loss, beside 1 for the source's
           flip_source=False,  # mirror each source image with probability 1/2
           num_epochs=20,  # passes over the source; the other methods take as many steps
           finetune_epochs=5.0,  # of "finetune": on the target, after num_epochs on the source
@@ -128,6 +129,7 @@ def validate(config: ConfigDict, own_method: bool = False) -> None:
     _check(field, config[field], config[field] > 0, "give a number above 0")
   _check("steps_per_call", config.steps_per_call, config.steps_per_call >= 0, "give 0 to choose by device, or a number")
   _check("seed", config.seed, 0 <= config.seed < 2**32, "give a whole number from 0 to 2**32 - 1")
+  _check("target_weight", config.target_weight, config.target_weight > 0, "give a number above 0")
   _check("alpha.init", config.alpha.init, 0 <= config.alpha.init <= 1, "weights lie in [0, 1]")
   _check("alpha.step_size", config.alpha.step_size, config.alpha.step_size >= 0, "give 0 or more")
   _check(

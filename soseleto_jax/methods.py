@@ -64,7 +64,7 @@ def make_phases(
   - "source_only": plain training on the source, every weight 1.
   - "target_only": plain training on the target, for as many steps.
   - "finetune": "source_only", then `finetune_epochs` more of "target_only".
-  - "joint": the sum of both losses, every weight 1.
+  - "joint": the source's loss, every weight 1, and `target_weight` times the target's.
 
   Args:
     config: the experiment.
@@ -98,7 +98,7 @@ def make_phases(
 
   steering = losses["target"]
   if config.method == "joint":
-    step = make_joint_step(losses["source"], steering, optimizer, **options)
+    step = make_joint_step(losses["source"], steering, optimizer, target_weight=config.target_weight, **options)
   else:
     steering = classification_loss(
         model, loss=TARGET_LOSSES[config.alpha.target_loss], head=heads["target"], mutable=mutable

@@ -212,9 +212,14 @@ def make_train_step(
 
 
 def make_joint_step(
-    source_loss: LossFn, target_loss: LossFn, optimizer: optax.GradientTransformation, **options: Any
+    source_loss: LossFn,
+    target_loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    target_weight: float = 1.0,
+    **options: Any,
 ) -> Step:
-  """Builds a step that descends the sum of both mean losses: `make_train_step` with an `alpha` that stays as it is.
+  """Builds a step that descends both mean losses at once: `make_train_step` with an `alpha` that stays as it is.
 
   No inner product is taken, so that a step costs what the two gradients do.
 
@@ -222,10 +227,26 @@ def make_joint_step(
     source_loss: `LossFn` of the source batch, weighted by `alpha`.
     target_loss: `LossFn` of the target batch.
     optimizer: any optax transformation.
+    target_weight: of the mean target loss, beside 1 for the source. With T / B an example counts the same whichever
+      set it comes from.
     **options: `skip_nonfinite` and `axis_name` of `make_train_step`.
+
+  Returns:
+    A `Step` as `make_train_step` does; "target_loss" and "target_grad_norm" have the weight in them.
   """
+
+  def weighted(*args):
+    result = target_loss(*args)
+    return (target_weight * result[0], result[1]) if isinstance(result, tuple) else target_weight * result
+
   return make_train_step(
-      source_loss, target_loss, optimizer, alpha_step_size=0.0, target_params=True, alignment_params=False, **options
+      source_loss,
+      weighted,
+      optimizer,
+      alpha_step_size=0.0,
+      target_params=True,
+      alignment_params=False,
+      **options,
   )
 
 

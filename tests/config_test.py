@@ -75,6 +75,7 @@ BAD = [
     ("finetune_epochs", 0.0, "above 0"),
     ("finetune_learning_rate", 0.0, "above 0"),
     ("steps_per_call", -1, "give 0 to choose by device, or a number"),
+    ("target_weight", 0.0, "above 0"),
     ("seed", -1, "from 0 to 2**32 - 1"),
     ("seed", 2**32, "from 0 to 2**32 - 1"),
     ("alpha.init", 1.5, "weights lie in [0, 1]"),

@@ -281,6 +281,17 @@ def test_params_may_be_any_pytree():
   problems.assert_close((*state.params["body"], *state.params["head"]), tuple(expected.params[k] for k in flat))
 
 
+def test_joint_training_weighs_the_target():
+  """Beside no source, it is plain training on the target at another rate."""
+  source = _source(mask=np.zeros(6, bool))
+  step = make_joint_step(problems.tanh_loss(), problems.tanh_loss(), optax.sgd(0.4), target_weight=0.25)
+  plain = make_plain_step(problems.tanh_loss(), optax.sgd(0.1))
+  state, metrics = problems.jit(step)(_state(optax.sgd(0.4)), source, _target())
+  expected, expected_metrics = problems.jit(plain)(_state(optax.sgd(0.1)), _target())
+  problems.assert_close(state.params, expected.params)
+  np.testing.assert_allclose(metrics["target_loss"], 0.25 * expected_metrics["loss"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("options", [{}, {"skip_nonfinite": True}])
 def test_joint_training_is_the_step_whose_alpha_stays(options):
   optimizer = optax.sgd(0.3, momentum=0.9)

@@ -97,7 +97,12 @@ def make_phases(
     return classification_loss(model, mutable=mutable)(params["network"], *rest)
 
   step = make_joint_step(
-      noisy_loss, clean_loss, optimizer, skip_nonfinite=config.on_nonfinite == "skip", axis_name=axis_name
+      noisy_loss,
+      clean_loss,
+      optimizer,
+      target_weight=config.target_weight,
+      skip_nonfinite=config.on_nonfinite == "skip",
+      axis_name=axis_name,
   )
   identity = jnp.eye(task.num_source_classes)
   return (Phase(num_steps, ("source", "target"), (noisy_loss, clean_loss), step, optimizer, identity),)

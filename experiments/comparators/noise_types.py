@@ -129,7 +129,7 @@ def make_phases(
     return Phase(max(1, round(epochs * steps_per_epoch)), (side,), (loss,), step, descend, start)
 
   em = optimizer(schedule, "network", "types")
-  step = make_joint_step(noisy_loss, clean_loss, em, **options)
+  step = make_joint_step(noisy_loss, clean_loss, em, target_weight=config.target_weight, **options)
   return (
       in_advance("target", clean_loss, clean_epochs, "network"),
       in_advance("source", type_loss, type_epochs, "types", "confusion"),
