@@ -6,31 +6,23 @@ Renders every table of experiments/results anew, and puts into README.md those t
     <!-- end -->
 """
 
-import importlib
 import pathlib
 import re
 
-from experiments import runs, tables
+from experiments import figure2, human_noise, runs, table1, table2, tables
 
+EXPERIMENTS = (table1.EXPERIMENT, figure2.EXPERIMENT, table2.EXPERIMENT, human_noise.EXPERIMENT)
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
-EXPERIMENTS = ("table1", "table2", "figure2")
 _PLACE = re.compile(r"(<!-- (\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render_all(results: pathlib.Path, folder: pathlib.Path) -> None:
-  """Renders the tables and figures of all records.
-
-  Args:
-    results: the folder of the files of records.
-    folder: where to write.
-  """
-  for name in EXPERIMENTS:
-    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
-    path = results / f"{experiment.name}.jsonl"
+  """Renders the tables and figures of EXPERIMENTS from the files of records in `results` into another folder."""
+  for experiment in EXPERIMENTS:
     for protocol in runs.PROTOCOLS:
-      if runs.read_records(path, protocol):
-        experiment.render(protocol, runs.records_of(experiment, protocol, path), folder)
+      if records := runs.records_of(experiment, protocol, results / f"{experiment.name}.jsonl"):
+        experiment.render(protocol, records, folder)
 
 
 def filled(text: str, folder: pathlib.Path) -> str:

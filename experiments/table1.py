@@ -6,7 +6,10 @@ configs/cifar_noise.py for both protocols. Accuracies are those of the last epoc
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from configs import cifar_noise
 from experiments import runs, tables
@@ -47,17 +50,36 @@ METHODS = {
 
 def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
   """Returns the runs of all methods and noise rates, the lowest rate first."""
+  return runs_on(cifar_noise.get_config, [{"noise": noise} for noise in NOISE], METHODS, protocol, seeds)
+
+
+def runs_on(
+    get_config: Callable[[str], ConfigDict],
+    conditions: Sequence[Mapping[str, Any]],
+    methods: Mapping[str, Method],
+    protocol: str,
+    seeds: Sequence[int],
+) -> list[runs.Run]:
+  """Returns the runs of methods on the data of a config.
+
+  Args:
+    get_config: of configs/cifar_noise.py, or of a file with its arguments `small` and `paper`.
+    conditions: each as more arguments of the file.
+    methods: their keys name them.
+    protocol: of runs.PROTOCOLS.
+    seeds: for each of the conditions.
+  """
   return [
-      runs.Run(name, {"noise": noise}, _config(name, noise, protocol, seed), method.train, method.settings)
-      for noise in NOISE
+      runs.Run(name, at, _config(get_config, at, name, protocol, seed), method.train, method.settings)
+      for at in conditions
       for seed in seeds
-      for name, method in METHODS.items()
+      for name, method in methods.items()
   ]
 
 
-def _config(name, noise, protocol, seed):
-  argument = [f"noise={noise}"] + ["small"] * (protocol == "small") + ["paper"] * (name == "soseleto_paper")
-  config = cifar_noise.get_config(",".join(argument))
+def _config(get_config, conditions, name, protocol, seed):
+  arguments = [f"{field}={value}" for field, value in conditions.items()]
+  config = get_config(",".join(arguments + ["small"] * (protocol == "small") + ["paper"] * (name == "soseleto_paper")))
   config.seed = seed
   if not name.startswith("soseleto"):
     config.method = name

@@ -58,10 +58,15 @@ def pixels(field: str, x: Any) -> None:
       )
 
 
+def names_match(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
+  """Whether two lists can name the same classes; numbers match any names."""
+  numbers = tuple(str(c) for c in range(len(names)))
+  return len(names) == len(others) and (names == others or numbers in (names, others))
+
+
 def same_classes(source: tuple[str, ...], target: tuple[str, ...]) -> None:
-  """Raises ValueError where two sets cannot share classes; numbers match any names."""
-  numbers = tuple(str(c) for c in range(len(source)))
-  if len(source) != len(target) or (source != target and numbers not in (source, target)):
+  """Raises ValueError where two sets cannot share classes."""
+  if not names_match(source, target):
     raise ValueError(
       f"config.data.shared_classes=True but source classes are {source} and target classes are "
       f"{target}; choose the same `classes` on both sides, or shared_classes=False"

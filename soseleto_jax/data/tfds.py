@@ -9,7 +9,7 @@ import os
 import numpy as np
 import tensorflow_datasets as tfds
 
-from soseleto_jax.data import lazy
+from soseleto_jax.data import checks, lazy
 from soseleto_jax.data.images import MODES, Images
 
 # Examples decoded by one task of the thread pool; Pillow decodes outside Python's lock.
@@ -41,8 +41,8 @@ def load(
 
   Returns:
     A dict of `x` uint8 `[N, H, W, C]`, an array or `Images`, `label` int32 `[N]` and `class_names` tuple of str. Where
-    `label_key` names another column with the classes of the column `label` (human or noisy labels,
-    as in `cifar10_n`), that column is `true_label` int32 `[N]`.
+    `label_key` names another column with the classes of the column `label`, or with as many numbers for names (human
+    or noisy labels, as in `cifar10_n`), the column `label` is `true_label` int32 `[N]`.
 
   Raises:
     ValueError: for an unknown set, split or column, a set without uint8 images and class labels,
@@ -58,8 +58,9 @@ def load(
   mode = "L" if grayscale else MODES[channels]
   columns = {"label": label_key}
   class_names = _class_names(builder, label_key)
-  if label_key != "label" and _names_or_none(builder, "label") == class_names:
-    columns["true_label"] = "label"
+  right_names = _names_or_none(builder, "label")
+  if label_key != "label" and right_names and checks.names_match(class_names, right_names):
+    columns["true_label"], class_names = "label", right_names
 
   source = _data_source(builder, split, image_key)
   images = Images(

@@ -14,7 +14,7 @@ def png(image):
   return file.getvalue()
 
 
-def write_set(data_dir, name, splits, class_names=("zero", "one", "two"), noisy=None):
+def write_set(data_dir, name, splits, class_names=("zero", "one", "two"), noisy=None, noisy_names=None):
   """Writes a TFDS set in ArrayRecord; splits maps names to (images, labels)."""
   channels = next(iter(splits.values()))[0][0].shape[-1]
   features = {
@@ -22,7 +22,7 @@ def write_set(data_dir, name, splits, class_names=("zero", "one", "two"), noisy=
     "label": tfds.features.ClassLabel(names=class_names),
   }
   if noisy is not None:
-    features["human"] = tfds.features.ClassLabel(names=class_names)
+    features["human"] = tfds.features.ClassLabel(names=noisy_names or class_names)
 
   class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")

@@ -56,6 +56,20 @@ def test_human_labels_come_with_the_true_ones(tiny_dir):
   assert np.count_nonzero(human["label"] != human["true_label"]) == 24
 
 
+@pytest.mark.parametrize(
+  ("names", "known"), [(("0", "1", "2"), True), (("a", "b", "c"), False), (("0", "1", "2", "3"), False)]
+)
+def test_human_labels_under_other_names(tmp_path, write_set, random_set, names, known):
+  """TFDS knows the names of the column `label` of cifar10_n, and numbers for the human ones."""
+  images, labels = random_set(9, 0)
+  write_set(tmp_path, "other", {"train": (images, labels)}, noisy=np.zeros(9, int), noisy_names=names)
+  found = tfds.load("other", "train", str(tmp_path), label_key="human")
+  assert not found["label"].any() and ("true_label" in found) == known
+  assert found["class_names"] == (("zero", "one", "two") if known else names)
+  if known:
+    assert sorted_rows(found["x"], found["true_label"]) == sorted_rows(images, labels)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grayscale_and_size_are_the_transforms(tmp_path, write_set, random_set, channels):
   images, labels = random_set(6, 2, (6, 6, channels))

@@ -172,14 +172,14 @@ def test_protocols_share_no_record_and_no_folder(train_all):
   assert len(set(train.folders)) == 2
 
 
-def make_experiment(train, rendered=None, settings=()):
+def make_experiment(train, rendered=None):
   def make_runs(protocol, seeds):
-    return [make_run(train, method, seed=seed, settings=settings) for seed in seeds for method in ("ours", "theirs")]
+    return [make_run(train, method, seed=seed) for seed in seeds for method in ("ours", "theirs")]
 
   def render(protocol, records, folder):
     rendered.append((protocol, [(record["method"], record["config"]["seed"]) for record in records], folder))
 
-  return runs.Experiment("name", make_runs, render)
+  return runs.Experiment("name", make_runs, render, seeds=(8, 9))
 
 
 def test_records_that_count(train_all):
@@ -213,6 +213,8 @@ def test_the_command(tmp_path):
   command("--seeds=4")
   assert rendered[-1] == ("small", [("theirs", 3), ("ours", 4), ("theirs", 4)], tmp_path / "results")
   assert len((tmp_path / "results" / "name.jsonl").read_text().splitlines()) == len(train.folders) == 1 + 4 + 2
+  command()
+  assert [seed for method, seed in rendered[-1][1] if method == "ours"] == [4, 8, 9]
   assert {folder.parent for folder in train.folders} == {tmp_path / "work" / name for name in runs.PROTOCOLS}
 
 
@@ -243,16 +245,26 @@ def test_one_network(tmp_path, monkeypatch):
   """`train_run` hands its settings to the method's phases, and records what counts in the summary."""
   calls = []
 
-  def train_and_evaluate(config, workdir, make_phases):
+  def train_and_evaluate(config, workdir, task, make_phases):
+    assert task == "the config's data"
     calls.append(make_phases)
     summary = {"method": "ours", "task": "t", "seed": 0, "device": "cpu", "best_checkpoint": 3, "test_accuracy": 0.5}
     return types.SimpleNamespace(summary=summary, report=workdir / "report.html")
 
+  monkeypatch.setattr(runs, "task_of", lambda config: "the config's data")
   monkeypatch.setattr(runs, "train_and_evaluate", train_and_evaluate)
   assert runs.train_run(default_config(), tmp_path) == {"test_accuracy": 0.5}
   runs.train_run(default_config(), tmp_path, lambda **settings: settings, fixed_epochs=2)
   assert calls[0] is methods.make_phases  # else the trainer takes it for a method of one's own
   assert calls[1]() == {"fixed_epochs": 2}
+
+
+def test_runs_share_what_was_read(monkeypatch):
+  config = default_config()
+  config.data.source.dataset = config.data.target.dataset = "digits"
+  config.data.target.num_examples = 50
+  first, second = runs.task_of(config), runs.task_of(config)
+  assert np.shares_memory(first.test["x"], second.test["x"])
 
 
 def test_the_retention_curve_is_recorded_where_wrong_labels_are_known(tmp_path):

@@ -54,7 +54,7 @@ def test_cells(tmp_path):
     table1.render(protocol, runs.records_of(table1.EXPERIMENT, protocol, path), tmp_path)
 
   text = (tmp_path / "table1_small.md").read_text(encoding="utf-8")
-  accuracy, at_best, auc = (_rows(part) for part in text.split(":\n\n")[1:])
+  accuracy, at_best, paired, auc = (_rows(part) for part in text.split(":\n\n")[1:])
   header = [f"{noise}: {what}" for noise in ("30%", "40%", "50%") for what in ("ours", "published", "difference")]
   assert accuracy.pop("") == header
   assert accuracy.pop("source only") == [
@@ -66,10 +66,13 @@ def test_cells(tmp_path):
   assert accuracy.pop("clean target only") == ["not run", "", ""] * 3
   assert len(accuracy) == len(table1.METHODS) - 3
   assert at_best["source only"] == ["62.5 ± 0.7 (2)", "61.5 ± 0.7 (2)", "60.5 ± 0.7 (2)"]
+  assert paired["source only"] == ["10.0 ± 0.0 (2)", "2 of 2"] * 2 + ["not run", ""]
+  assert paired["SOSELETO, published rule"] == ["not run", ""] * 3
   assert auc == {
       "": ["30%", "40%", "50%"],
       "SOSELETO, published rule": ["not run"] * 3,
       "SOSELETO, best settings": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
+      "confident learning (Northcutt et al. 2021)": ["not run"] * 3,
   }
 
   full = (tmp_path / "table1_full.md").read_text(encoding="utf-8")

@@ -1,8 +1,7 @@
 """Tables made of records."""
 
-import pytest
-
 from experiments import tables
+from experiments.tables import Method
 
 
 def record(method, value, seed=0, **conditions):
@@ -15,40 +14,65 @@ def record(method, value, seed=0, **conditions):
 
 
 RECORDS = [
-    record("ours", 0.5, noise=0.3),
-    record("ours", 0.7, 1, noise=0.3),
+    record("ours", 0.5, 1, noise=0.3),
+    record("ours", 0.7, 0, noise=0.3),
     record("ours", 0.1, 1, noise=0.4),
     record("ours", 0.2, 1, noise=0.3, draw=1),
-    record("theirs", 0.9, noise=0.3),
+    record("theirs", 0.6, noise=0.3),
     record("ours", None, 2, noise=0.3),
 ]
+METHODS = {
+    "ours": Method("Ours", (61.04, 7.0)),
+    "theirs": Method("Theirs", (None, 62.38)),
+    "others": Method("Others"),
+}
+CONDITIONS = [{"noise": 0.3}, {"noise": 0.4}]
+
+
+def cells(table):
+  return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
 def test_values_are_of_one_method_under_one_set_of_conditions():
-  assert tables.values_of(RECORDS, "ours", {"noise": 0.3}, "test_accuracy") == [0.5, 0.7]
-  assert tables.values_of(RECORDS, "ours", {"noise": 0.4}, "test_accuracy") == [0.1]
-  assert tables.values_of(RECORDS, "ours", {}, "test_accuracy") == []
-  assert tables.values_of(RECORDS, "theirs", {"noise": 0.3}, "auc") == []
-  assert tables.percent(RECORDS, "ours", {"noise": 0.3}, "test_accuracy") == pytest.approx([50, 70])
+  assert tables.by_seed(RECORDS, "ours", {"noise": 0.3}, "test_accuracy") == {1: 0.5, 0: 0.7}
+  assert tables.by_seed(RECORDS, "ours", {"noise": 0.4}, "test_accuracy") == {1: 0.1}
+  assert tables.by_seed(RECORDS, "ours", {}, "test_accuracy") == {}
+  assert tables.by_seed(RECORDS, "theirs", {"noise": 0.3}, "auc") == {}
 
 
-@pytest.mark.parametrize(
-    ("values", "published", "cells"),
-    [
-        ([50.0, 70.0], 61.04, ["60.0 ± 14.1 (2)", "61.0", "-1.0"]),  # of the sample: sqrt(2 * 10² / 1)
-        ([50.0, 60.0, 70.0], 57.0, ["60.0 ± 10.0 (3)", "57.0", "+3.0"]),
-        ([70.06], 62.4, ["70.1 (1)", "62.4", "+7.7"]),
-        ([70.0], None, ["70.0 (1)", "", ""]),
-        ([], 62.38, ["not run", "62.4", ""]),
-        ([], None, ["not run", "", ""]),
-    ],
-)
-def test_ours_published_difference(values, published, cells):
-  assert tables.against(values, published) == cells
+def test_ours_published_difference():
+  header, _, *rows = cells(tables.beside(METHODS, RECORDS, CONDITIONS, ["30%", "40%"]))
+  assert header == [
+      "", "30%: ours", "30%: published", "30%: difference", "40%: ours", "40%: published", "40%: difference",
+  ]  # fmt: skip
+  assert rows == [
+      ["Ours", "60.0 ± 14.1 (2)", "61.0", "-1.0", "10.0 (1)", "7.0", "+3.0"],  # sd of the sample: sqrt(2 * 10² / 1)
+      ["Theirs", "60.0 (1)", "", "", "not run", "62.4", ""],
+      ["Others"] + ["not run", "", ""] * 2,
+  ]
 
 
-def test_digits():
-  assert tables.mean_sd([0.9241, 0.9263], 3) == "0.925 ± 0.002 (2)"
+def test_differences_are_taken_seed_by_seed():
+  records = [record("theirs", accuracy, seed, noise=0.3) for seed, accuracy in ((0, 0.5), (1, 0.6), (3, 0.9))]
+  records += [record for record in RECORDS if record["method"] == "ours"]
+  header, _, *rows = cells(tables.paired(METHODS, "ours", records, CONDITIONS, ["30%", "40%"]))
+  assert header == ["", "30%: difference", "30%: ahead", "40%: difference", "40%: ahead"]
+  assert rows == [
+      ["Theirs", "5.0 ± 21.2 (2)", "1 of 2", "not run", ""],  # 20 and -10 points, on seeds 0 and 1
+      ["Others", "not run", "", "not run", ""],
+  ]
+
+
+def test_rows_of_a_metric():
+  rows = tables.rows(METHODS, RECORDS, CONDITIONS[:1], "test_accuracy", scale=1, digits=2)
+  assert rows == [["Ours", "0.60 ± 0.14 (2)"], ["Theirs", "0.60 (1)"], ["Others", "not run"]]
+
+
+def test_sizes_of_the_source():
+  sizes = lambda *sizes: [{"metrics": {"num_source": size}} for size in sizes]
+  assert tables.source_sizes(sizes(37_172, 37_172)) == "37,172"
+  assert tables.source_sizes(sizes(10_000, 800)) == "800 or 10,000"
+  assert tables.source_sizes([]) == "No"
 
 
 def test_a_file_of_tables(tmp_path):

@@ -1,0 +1,28 @@
+"""CIFAR-10N (Wei et al. 2022): CIFAR-10 with the labels that people gave, some 40 % of them wrong.
+
+    python -m soseleto_jax.main --config=configs/cifar10n.py --workdir=runs/cifar10n
+    python -m soseleto_jax.main --config=configs/cifar10n.py --config.method=source_only --workdir=runs/cifar10n_plain
+    python -m soseleto_jax.main --config=configs/cifar10n.py:labels=aggre_label,small --workdir=runs/cifar10n_aggre
+
+45,000 source images with human labels, and 5,000 with CIFAR-10's own: 4,000 of them as target, 1,000 for validation,
+none of them in the source. Network, training and α as in configs/cifar_noise.py. The right labels of the source are
+known too, for analysis alone.
+
+Run by `python -m experiments.human_noise`.
+
+Arguments: `labels` (wrong among all 50,000: worse_label 40.2 %, aggre_label 9.0 %, random_label1 17.2 %, random_label2
+18.1 %, random_label3 17.6 %), and `small`, `paper` and `runlocal` of configs/cifar_noise.py. TFDS prepares the set
+`cifar10_n` from files that its authors offer for download, and says which.
+"""
+
+from configs import cifar_noise
+from soseleto_jax.config import parse_argument
+
+
+def get_config(argument=None):
+  """Returns the experiment; see the module's docstring."""
+  arg = parse_argument(argument, labels="worse_label", small=False, paper=False, runlocal=False)
+  config = cifar_noise.get_config(",".join(name for name in ("small", "paper", "runlocal") if arg[name]))
+  config.name = f"CIFAR-10N, {arg.labels}"
+  config.data.source.update(dataset="cifar10_n", label_key=arg.labels, noise="none", noise_rate=0.0)
+  return config

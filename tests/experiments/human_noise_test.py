@@ -1,0 +1,82 @@
+"""Human labels: the config's data, and cells in their places."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from configs import cifar10n, cifar_noise
+from experiments import human_noise, runs, table1
+from experiments.comparators.confident_learning import Pruned
+from soseleto_jax.config import METHODS, default_config, validate
+
+
+@pytest.mark.parametrize("argument", ["", "small", "paper", "runlocal", "small,paper"])
+def test_the_config_differs_from_that_of_known_noise_by_the_source_alone(argument):
+  human, known = (module.get_config(argument).to_dict() for module in (cifar10n, cifar_noise))
+  assert human.pop("name") != known.pop("name")
+  source = human["data"].pop("source")
+  expected = known["data"].pop("source") | {"dataset": "cifar10_n", "label_key": "worse_label"}
+  assert source == expected | {"noise": "none", "noise_rate": 0.0}
+  assert human == known
+
+
+def test_labels():
+  config = cifar10n.get_config("labels=random_label2")
+  validate(config)
+  assert (config.data.source.label_key, config.data.target.label_key) == ("random_label2", "label")
+  assert config.data.target.dataset == "cifar10" and config.data.source.num_examples == 45_000
+  with pytest.raises(ValueError, match="'label' is unknown.*did you mean 'labels'"):
+    cifar10n.get_config("label=worse_label")
+
+
+@pytest.mark.parametrize("protocol", runs.PROTOCOLS)
+def test_runs(protocol):
+  chosen = human_noise.make_runs(protocol, [0, 1])
+  assert [run.method for run in chosen] == 2 * list(human_noise.METHODS)
+  for run in chosen:
+    validate(run.config, own_method=run.config.method not in METHODS)
+    assert run.config.data == cifar10n.get_config("small" if protocol == "small" else "").data
+    assert run.train is table1.METHODS[run.method].train
+  assert bool(chosen[-1].config.alpha.transforms) and chosen[-1].method == "soseleto"  # its best settings
+
+
+def test_cells(tmp_path):
+  lines = []
+  for run in human_noise.make_runs("small", [0, 1]):
+    if run.method == "joint":
+      continue
+    value = {"source_only": 0.5, "confident_learning": 0.6, "soseleto": 0.65}[run.method] + run.config.seed / 100
+    values = {"test_accuracy": value, "test_accuracy_at_best": value + 0.02}
+    if run.method in human_noise.DETECTORS:
+      values |= {"auc": value + 0.2, "average_precision": value + 0.1, "wrong_fraction": 0.402}
+    record = {"protocol": "small", "method": run.method, "conditions": dict(run.conditions), "metrics": values}
+    lines.append(json.dumps(record | {"settings": dict(run.settings), "config": run.config.to_dict()}))
+  path = tmp_path / "human_noise.jsonl"
+  path.write_text("\n".join(lines) + "\n")
+  human_noise.render("small", runs.records_of(human_noise.EXPERIMENT, "small", path), tmp_path)
+  accuracy, paired, detectors = (tmp_path / "human_noise_small.md").read_text(encoding="utf-8").split(":\n\n")[1:]
+  assert "|  | last epoch | best epoch |" in accuracy
+  assert "| source only | 50.5 ± 0.7 (2) | 52.5 ± 0.7 (2) |" in accuracy
+  assert "| source and target jointly | not run | not run |" in accuracy
+  assert "| confident learning (Northcutt et al. 2021) | 5.0 ± 0.0 (2) | 2 of 2 |" in paired
+  assert "| cleanlab's label quality, low first | 0.805 ± 0.007 (2) | 0.705 ± 0.007 (2) | 0.402 ± 0.000" in detectors
+  assert "| 1 - α, SOSELETO, best settings | 0.855 ± 0.007 (2) | 0.755 ± 0.007 (2) | 0.402 ± 0.000 (2) |" in detectors
+
+
+def test_what_is_recorded_of_confident_learning(tmp_path, monkeypatch):
+  """The accuracy of the last training, and how well the score finds the wrong labels."""
+  method = human_noise.METHODS["confident_learning"]
+  summary = {"method": "confident_learning", "test_accuracy": 0.5, "num_source": 70}
+  result = types.SimpleNamespace(summary=summary, report=tmp_path / "report.html")
+  found = {"removed_fraction": 0.3, "wrong_fraction": 0.4, "auc": 0.8, "average_precision": 0.7}
+
+  def train(config, workdir, task, **settings):
+    assert (task, settings) == ("the data", {"num_folds": 4})
+    return Pruned(result, np.ones(2, bool), np.ones(2), np.ones((2, 2)), found)
+
+  monkeypatch.setattr(table1, "confident_learning", train)
+  monkeypatch.setattr(runs, "task_of", lambda config: "the data")
+  recorded = method.train(default_config(), tmp_path, num_folds=4)
+  assert recorded == {"test_accuracy": 0.5, "num_source": 70} | found
