@@ -25,18 +25,21 @@ from ml_collections import ConfigDict
 
 from soseleto_jax import methods, metrics
 from soseleto_jax.config import changed_fields, default_config
+from soseleto_jax.data import sides
+from soseleto_jax.data.task import Task, get_task
 from soseleto_jax.train import Result, train_and_evaluate
 
 PROTOCOLS = ("full", "small")
 RESULTS = pathlib.Path(__file__).parent / "results"
 
+_read = functools.cache(sides.read)
 _NOT_METRICS = ("method", "task", "seed", "device", "best_checkpoint")
 
 _LOGGER = logging.getLogger("soseleto_jax.experiments")
 _PROTOCOL = flags.DEFINE_enum("protocol", "small", PROTOCOLS, "The paper's sizes, or what a CPU can do.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Each draws its own sets, wrong labels and initial weights.")
+_SEEDS = flags.DEFINE_list("seeds", None, "Each draws its own sets and initial weights (default: the experiment's).")
 _METHODS = flags.DEFINE_list("methods", None, "Only these methods.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the runs' folders (default: runs/ and the experiment's name).")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the runs' folders (default: runs/NAME).")
 _RESULTS = flags.DEFINE_string("results", str(RESULTS), "The folder of records, tables and figures.")
 
 Train = Callable[..., dict[str, Any]]  # (config, workdir, **settings) -> metrics, JSON-like
@@ -88,11 +91,13 @@ class Experiment:
     make_runs: `(protocol, seeds) -> runs`, in the order in which they are to be trained.
     render: `(protocol, records, folder)`, writes tables and figures. The records are those of the runs that
       `make_runs` returns for the seeds found in the file.
+    seeds: where the command line names none.
   """
 
   name: str
   make_runs: Callable[[str, Sequence[int]], Sequence[Run]]
   render: Callable[[str, Sequence[Record], pathlib.Path], None]
+  seeds: Sequence[int] = (0, 1, 2)
 
 
 def train_run(
@@ -108,7 +113,12 @@ def train_run(
   """
   if settings:
     make_phases = functools.partial(make_phases, **settings)
-  return recorded_metrics(train_and_evaluate(config, workdir, make_phases=make_phases))
+  return recorded_metrics(train_and_evaluate(config, workdir, task_of(config), make_phases))
+
+
+def task_of(config: ConfigDict) -> Task:
+  """Returns the data of a config; what was read for one run is kept for the next."""
+  return get_task(config.data, config.seed, read=_read)
 
 
 def recorded_metrics(result: Result) -> dict[str, Any]:
@@ -173,7 +183,7 @@ def train_all(
         "conditions": dict(run.conditions),
         "metrics": values,
         "settings": dict(run.settings),
-        "machine": f"{os.cpu_count()} cores ({platform.machine()}), {jax.device_count()} x {jax.devices()[0].device_kind}",
+        "machine": _machine(),
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
         "config": run.config.to_dict(),
@@ -193,7 +203,7 @@ def main(experiment: Experiment) -> None:
     protocol, results = _PROTOCOL.value, pathlib.Path(_RESULTS.value)
     path = results / f"{experiment.name}.jsonl"
     render = lambda: experiment.render(protocol, records_of(experiment, protocol, path), results)
-    runs = experiment.make_runs(protocol, _seeds())
+    runs = experiment.make_runs(protocol, _seeds() or experiment.seeds)
     if _METHODS.value:
       if unknown := set(_METHODS.value) - (known := {run.method: None for run in runs}).keys():
         raise app.UsageError(f"--methods={','.join(unknown)}: the methods are {', '.join(known)}")
@@ -210,7 +220,7 @@ def main(experiment: Experiment) -> None:
 
 def _seeds():
   try:
-    return [int(seed) for seed in _SEEDS.value]
+    return [int(seed) for seed in _SEEDS.value or ()]
   except ValueError:
     raise app.UsageError(f"--seeds={','.join(_SEEDS.value)}: give whole numbers, such as 0,1,2") from None
 
@@ -220,6 +230,11 @@ def _completed(fields):
   complete = default_config().unlock()
   complete.update(fields)
   return complete.to_dict()
+
+
+def _machine():
+  devices = jax.devices()
+  return f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores {platform.machine()}"
 
 
 def _commit():

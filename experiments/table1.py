@@ -4,7 +4,6 @@ Every method has the same network, source, flipped labels, clean target, epochs 
 configs/cifar_noise.py for both protocols. Accuracies are those of the last epoch on the 10,000 test images.
 """
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -12,18 +11,9 @@ from collections.abc import Sequence
 from configs import cifar_noise
 from experiments import runs, tables
 from experiments.comparators import learning_to_reweight, meta_weight_net, noise_layer
+from experiments.tables import Method
 
 NOISE = (0.3, 0.4, 0.5)
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-  """A row of the table: its name there, published accuracies for each of NOISE in %, how it is trained."""
-
-  title: str
-  published: tuple[float | None, ...] = (None, None, None)
-  train: runs.Train = runs.train_run
-  settings: dict = dataclasses.field(default_factory=dict)
 
 
 def _with_phases(module):
@@ -63,31 +53,26 @@ def _config(name, noise, protocol, seed):
 
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
   """Writes table1_PROTOCOL.md."""
-  header = ["", *(f"{noise:.0%}: {what}" for noise in NOISE for what in ("ours", "published", "difference"))]
-  rows = []
-  for name, method in METHODS.items():
-    cells = [
-        tables.against(tables.percent(records, name, {"noise": noise}, "test_accuracy"), published)
-        for noise, published in zip(NOISE, method.published, strict=True)
-    ]
-    rows.append([method.title, *sum(cells, [])])
-  best = [
-      [method.title]
-      + [tables.mean_sd(tables.percent(records, name, {"noise": noise}, "test_accuracy_at_best")) for noise in NOISE]
-      for name, method in METHODS.items()
-  ]
-  detection = [
-      [method.title]
-      + [tables.mean_sd(tables.values_of(records, name, {"noise": noise}, "auc"), 3) for noise in NOISE]
-      for name, method in METHODS.items()
-      if name.startswith("soseleto")
-  ]
-  levels = ["", *(f"{noise:.0%}" for noise in NOISE)]
+  conditions, levels = [{"noise": noise} for noise in NOISE], [f"{noise:.0%}" for noise in NOISE]
+  weighted = {name: method for name, method in METHODS.items() if name.startswith("soseleto")}
+  best = tables.rows(METHODS, records, conditions, "test_accuracy_at_best")
+  detection = tables.rows(weighted, records, conditions, "auc", scale=1, digits=3)
   tables.write(
       folder / f"table1_{protocol}.md",
-      ("Test accuracy in %, last epoch: mean ± sd over seeds (how many)", tables.markdown(header, rows)),
-      ("Test accuracy in % at the epoch of the best validation accuracy", tables.markdown(levels, best)),
-      ("Area under the ROC curve of 1 - α as detector of wrong labels", tables.markdown(levels, detection)),
+      (
+          "Test accuracy in %, last epoch: mean ± sd over seeds (how many)",
+          tables.beside(METHODS, records, conditions, levels),
+      ),
+      (
+          "Test accuracy in % at the epoch of the best validation accuracy",
+          tables.markdown(["", *levels], best),
+      ),
+      (
+          "SOSELETO with its best settings minus the method, in points, on the same data: mean ± sd (how many); seeds "
+          "on which SOSELETO is ahead",
+          tables.paired(METHODS, "soseleto", records, conditions, levels),
+      ),
+      ("Area under the ROC curve of 1 - α as detector of wrong labels", tables.markdown(["", *levels], detection)),
   )
 
 
