@@ -80,37 +80,39 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
   parts = [(caption, tables.markdown(header, accuracies))]
   if records:
     names, shares = records[0]["metrics"]["class_names"], np.array([r["metrics"]["high_share"] for r in records])
-    rows = [[name, tables.mean_sd(list(100 * of_class))] for name, of_class in zip(names, shares.T, strict=True)]
+    also_target = np.isin(names, [str(digit) for digit in records[0]["config"]["data"]["target"]["classes"]])
+    columns = [*zip(names, shares.T, strict=True)]
+    columns += [("5-9, mean", shares[:, also_target].mean(axis=1)), ("0-4, mean", shares[:, ~also_target].mean(axis=1))]
+    rows = [[name, tables.mean_sd([100 * share for share in of_seeds])] for name, of_seeds in columns]
     parts.append((f"Share of each digit's images with α > {HIGH}, in %", tables.markdown(["digit", "share"], rows)))
-    figure_style.save(draw_shares(names, shares, _target_names(records[0])), _path(folder, protocol, 3))
+    figure_style.save(draw_shares(names, shares, also_target), _path(folder, protocol, 3))
     _draw_sheets(records[0], protocol, folder)
   tables.write(folder / f"svhn_instances_{protocol}.md", *parts)
 
 
-def draw_shares(names: Sequence[str], shares: np.ndarray, target_names: Sequence[str]) -> Figure:
+def draw_shares(names: Sequence[str], shares: np.ndarray, also_target: np.ndarray) -> Figure:
   """Draws Figure 3.
 
   Args:
     names: of K classes.
     shares: `[S, K]`, of S seeds.
-    target_names: those of the classes that the target has too.
+    also_target: bool `[K]`, whether the target has the class too.
   """
   figure = figure_style.new_figure(5.5, 3.3)
   axes = figure.add_subplot()
   places = np.arange(len(names))
   spread = shares.std(axis=0, ddof=1) if len(shares) > 1 else None
-  for also, color, label in ((True, figure_style.BLUE, "also a target class"), (False, figure_style.AMBER, "other")):
-    chosen = np.array([(name in target_names) == also for name in names])
-    if chosen.any():
-      axes.bar(
-          places[chosen],
-          shares.mean(axis=0)[chosen],
-          yerr=None if spread is None else spread[chosen],
-          color=color,
-          ecolor=figure_style.INK,
-          capsize=3,
-          label=label,
-      )
+  looks = ((also_target, figure_style.BLUE, "also a target class"), (~also_target, figure_style.AMBER, "other"))
+  for chosen, color, label in looks:
+    axes.bar(
+        places[chosen],
+        shares.mean(axis=0)[chosen],
+        yerr=None if spread is None else spread[chosen],
+        color=color,
+        ecolor=figure_style.INK,
+        capsize=3,
+        label=label,
+    )
   title = f"Images of large weight, {len(shares)} seed{'s' * (len(shares) > 1)}"
   figure_style.style_axes(axes, title, "digit of the SVHN image", f"share with α > {HIGH}")
   axes.set_xticks(places, names)
@@ -139,10 +141,6 @@ def _draw_sheets(record, protocol, folder):
     weights = np.concatenate([of_class["alpha"] for of_class in by_class])
     captions = [f"{digit}: α {weight:.3f}" for digit, weight in zip(digits, weights, strict=True)]
     figure_style.save(figures.example_sheet(split["x"][rows], captions, PER_CLASS), _path(folder, protocol, number))
-
-
-def _target_names(record):
-  return [str(digit) for digit in record["config"]["data"]["target"]["classes"]]
 
 
 def _path(folder, protocol, number):

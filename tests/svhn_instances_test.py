@@ -78,7 +78,7 @@ def test_protocols():
 
 def test_bars():
   shares = np.array([[0.25, 0.5, 0.75], [0.75, 0.5, 0.25]])
-  axes = svhn_instances.draw_shares(["4", "5", "6"], shares, ["5", "6"]).axes[0]
+  axes = svhn_instances.draw_shares(["4", "5", "6"], shares, np.array([False, True, True])).axes[0]
   heights = {bar.get_x() + bar.get_width() / 2: bar.get_height() for bar in axes.patches}
   assert {round(place): height for place, height in heights.items()} == {0: 0.5, 1: 0.5, 2: 0.5}
   of_target, other = [c for c in axes.containers if c.get_label()[0] != "_"]
@@ -94,6 +94,7 @@ def test_table_and_sheets(tmp_path, monkeypatch):
   text = (tmp_path / "svhn_instances_full.md").read_text()
   assert "| last epoch | 60,000 | 85.0 ± 7.1 (2) | 90.3 | -5.3 |" in text and "of 73,257" in text
   assert "| 0 | 50.0 ± 35.4 (2) |" in text and "| 5 | 75.0 ± 0.0 (2) |" in text
+  assert "| 5-9, mean | 75.0 ± 0.0 (2) |" in text and "| 0-4, mean | 50.0 ± 35.4 (2) |" in text
   (high, high_captions, columns), (low, low_captions, _) = sheets
   assert high[:, 0, 0, 0].tolist() == [7, 1, 61, 70] and low[:, 0, 0, 0].tolist() == [1, 7, 70, 61]
   assert high_captions == ["0: α 1.000", "0: α 0.500", "5: α 0.750", "5: α 0.250"] and columns == 10
