@@ -4,6 +4,7 @@ A run that has its line is not repeated, and one that was stopped goes on from i
 several times with one `--workdir`, shares the runs out.
 """
 
+import argparse
 import dataclasses
 import datetime
 import functools
@@ -19,7 +20,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
@@ -36,11 +36,6 @@ _read = functools.cache(sides.read)
 _NOT_METRICS = ("method", "task", "seed", "device", "best_checkpoint")
 
 _LOGGER = logging.getLogger("soseleto_jax.experiments")
-_PROTOCOL = flags.DEFINE_enum("protocol", "small", PROTOCOLS, "The paper's sizes, or what a CPU can do.")
-_SEEDS = flags.DEFINE_list("seeds", None, "Each draws its own sets and initial weights (default: the experiment's).")
-_METHODS = flags.DEFINE_list("methods", None, "Only these methods.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the runs' folders (default: runs/NAME).")
-_RESULTS = flags.DEFINE_string("results", str(RESULTS), "The folder of records, tables and figures.")
 
 Train = Callable[..., dict[str, Any]]  # (config, workdir, **settings) -> metrics, JSON-like
 Record = dict[str, Any]
@@ -134,9 +129,10 @@ def recorded_metrics(result: Result) -> dict[str, Any]:
   return values
 
 
-def read_records(path: pathlib.Path) -> list[Record]:
-  """Returns the lines of a file of records, in the order of writing; none where there is no file."""
-  return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def read_records(path: pathlib.Path, protocol: str) -> list[Record]:
+  """Returns a protocol's lines of a file of records, in the order of writing; none where there is no file."""
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [record for record in map(json.loads, lines) if record["protocol"] == protocol]
 
 
 def find_record(run: Run, records: Iterable[Record]) -> Record | None:
@@ -146,7 +142,7 @@ def find_record(run: Run, records: Iterable[Record]) -> Record | None:
 
 def records_of(experiment: Experiment, protocol: str, path: pathlib.Path) -> list[Record]:
   """Returns the records of the runs that the experiment has today, in their order: others do not count."""
-  records = [record for record in read_records(path) if record["protocol"] == protocol]
+  records = read_records(path, protocol)
   runs = experiment.make_runs(protocol, sorted({record["config"]["seed"] for record in records}))
   found = (find_record(run, records) for run in runs)
   return [record for record in found if record is not None]
@@ -164,8 +160,9 @@ def train_all(
     path: the file of records, to which lines are appended.
     after_each: called after each new record.
   """
+  commit = _commit()  # of the code that runs, whatever is committed until a run ends
   for number, run in enumerate(runs, start=1):
-    if find_record(run, read_records(path)):
+    if find_record(run, read_records(path, protocol)):
       continue
     _LOGGER.info("run %d of %d: %s", number, len(runs), run.folder())
     try:
@@ -175,7 +172,7 @@ def train_all(
         raise
       _LOGGER.info("left to the process that is training it")
       continue
-    if find_record(run, read_records(path)):  # trained by another process since
+    if find_record(run, read_records(path, protocol)):  # trained by another process since
       continue
     record = {
         "protocol": protocol,
@@ -184,7 +181,7 @@ def train_all(
         "metrics": values,
         "settings": dict(run.settings),
         "machine": _machine(),
-        "commit": _commit(),
+        "commit": commit,
         "date": datetime.date.today().isoformat(),
         "config": run.config.to_dict(),
     }
@@ -194,35 +191,50 @@ def train_all(
     after_each()
 
 
-def main(experiment: Experiment) -> None:
-  """Runs an experiment from the command line: trains what is missing, and renders."""
+def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
+  """Runs an experiment from the command line: trains what is missing, and renders.
 
-  def run(_):
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.getLogger("soseleto_jax").setLevel(logging.INFO)
-    protocol, results = _PROTOCOL.value, pathlib.Path(_RESULTS.value)
-    path = results / f"{experiment.name}.jsonl"
-    render = lambda: experiment.render(protocol, records_of(experiment, protocol, path), results)
-    runs = experiment.make_runs(protocol, _seeds() or experiment.seeds)
-    if _METHODS.value:
-      if unknown := set(_METHODS.value) - (known := {run.method: None for run in runs}).keys():
-        raise app.UsageError(f"--methods={','.join(unknown)}: the methods are {', '.join(known)}")
-      runs = [run for run in runs if run.method in _METHODS.value]
-    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / experiment.name)
-    try:
-      train_all(runs, protocol, workdir, path, render)
-    except (ValueError, FloatingPointError, OSError) as error:
-      raise SystemExit(f"error: {error}") from error
-    render()
-
-  app.run(run)
-
-
-def _seeds():
+  Args:
+    experiment: what to run.
+    argv: the arguments; None takes the command's.
+  """
+  arguments = _parser(experiment)
+  given = arguments.parse_args(argv)
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  logging.basicConfig(format="%(asctime)s %(message)s")
+  logging.getLogger("soseleto_jax").setLevel(logging.INFO)
+  path = given.results / f"{experiment.name}.jsonl"
+  render = lambda: experiment.render(given.protocol, records_of(experiment, given.protocol, path), given.results)
+  chosen = experiment.make_runs(given.protocol, given.seeds)
+  if given.methods:
+    known = dict.fromkeys(run.method for run in chosen)
+    if unknown := [method for method in given.methods if method not in known]:
+      arguments.error(f"--methods={','.join(unknown)}: the methods are {', '.join(known)}")
+    chosen = [run for run in chosen if run.method in given.methods]
   try:
-    return [int(seed) for seed in _SEEDS.value or ()]
+    train_all(chosen, given.protocol, given.workdir, path, render)
+  except (ValueError, FloatingPointError, OSError) as error:
+    raise SystemExit(f"error: {error}") from error
+  render()
+
+
+def _parser(experiment):
+  formatter = argparse.ArgumentDefaultsHelpFormatter
+  parser = argparse.ArgumentParser(allow_abbrev=False, formatter_class=formatter)
+  add = parser.add_argument
+  add("--protocol", choices=PROTOCOLS, default="small", help="the paper's sizes, or what a CPU can do")
+  add("--seeds", type=_seeds, default=experiment.seeds, help="each draws its own sets and initial weights")
+  add("--methods", type=lambda text: text.split(","), help="only these methods")
+  add("--workdir", type=pathlib.Path, default=pathlib.Path("runs", experiment.name), help="where the runs go")
+  add("--results", type=pathlib.Path, default=RESULTS, help="the folder of records, tables and figures")
+  return parser
+
+
+def _seeds(text):
+  try:
+    return [int(seed) for seed in text.split(",")]
   except ValueError:
-    raise app.UsageError(f"--seeds={','.join(_SEEDS.value)}: give whole numbers, such as 0,1,2") from None
+    raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers, such as 0,1,2") from None
 
 
 def _completed(fields):

@@ -13,7 +13,7 @@ from soseleto_jax import optimizers, transforms
 from soseleto_jax.alignment import LossFn
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss, cross_entropy, log_odds
-from soseleto_jax.train_step import Step, make_plain_step, make_train_step
+from soseleto_jax.train_step import Step, make_joint_step, make_plain_step, make_train_step
 
 TARGET_LOSSES = {"cross_entropy": cross_entropy, "log_odds": log_odds}
 
@@ -98,7 +98,7 @@ def make_phases(
 
   steering = losses["target"]
   if config.method == "joint":
-    step = make_train_step(losses["source"], steering, optimizer, alpha_step_size=0.0, target_params=True, **options)
+    step = make_joint_step(losses["source"], steering, optimizer, **options)
   else:
     steering = classification_loss(
         model, loss=TARGET_LOSSES[config.alpha.target_loss], head=heads["target"], mutable=mutable

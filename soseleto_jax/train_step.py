@@ -211,6 +211,24 @@ def make_train_step(
   return Step(gradients, optimizer, skip_nonfinite)
 
 
+def make_joint_step(
+    source_loss: LossFn, target_loss: LossFn, optimizer: optax.GradientTransformation, **options: Any
+) -> Step:
+  """Builds a step that descends the sum of both mean losses: `make_train_step` with an `alpha` that stays as it is.
+
+  No inner product is taken, so that a step costs what the two gradients do.
+
+  Args:
+    source_loss: `LossFn` of the source batch, weighted by `alpha`.
+    target_loss: `LossFn` of the target batch.
+    optimizer: any optax transformation.
+    **options: `skip_nonfinite` and `axis_name` of `make_train_step`.
+  """
+  return make_train_step(
+      source_loss, target_loss, optimizer, alpha_step_size=0.0, target_params=True, alignment_params=False, **options
+  )
+
+
 def make_plain_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,

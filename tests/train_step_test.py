@@ -11,6 +11,7 @@ from flax import linen as nn
 from soseleto_jax import (
     center_by_class,
     init_train_state,
+    make_joint_step,
     make_plain_step,
     make_train_step,
     residual_normalize,
@@ -278,6 +279,19 @@ def test_params_may_be_any_pytree():
   state, metrics = problems.jit(nested)(state, _source(), _target())
   problems.assert_close((state.alpha, metrics), (expected.alpha, expected_metrics))
   problems.assert_close((*state.params["body"], *state.params["head"]), tuple(expected.params[k] for k in flat))
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_nonfinite": True}])
+def test_joint_training_is_the_step_whose_alpha_stays(options):
+  optimizer = optax.sgd(0.3, momentum=0.9)
+  joint = problems.jit(make_joint_step(problems.tanh_loss(), problems.tanh_loss(), optimizer, **options))
+  step = problems.jit(_step(optimizer, alpha_step_size=0.0, target_params=True, **options))
+  before = _state(optimizer)
+  (state, metrics), (expected, expected_metrics) = (f(before, _source(), _target()) for f in (joint, step))
+  problems.assert_close(state, expected)
+  np.testing.assert_array_equal(state.alpha, before.alpha)
+  assert metrics.pop("alignment_mean") == 0 != expected_metrics.pop("alignment_mean")
+  problems.assert_close(metrics, expected_metrics)
 
 
 @pytest.mark.parametrize("alignment_params", [None, {"w": True, "b": True, "classifier": False}])
