@@ -1,8 +1,8 @@
 """The paper's Figures 3 to 5: which images of SVHN 0-9 help MNIST 5-9, `python -m experiments.svhn_instances`.
 
-SOSELETO on configs/svhn_mnist.py:source_classes=0-9 with 25 labelled target images; `small` has the first 10,000 of the
-shuffled SVHN images. Figure 3 is the share of each digit's images with α > 0.8, Figures 4 and 5 are the images of the
-largest and smallest α.
+SOSELETO on configs/svhn_mnist.py:source_classes=0-9 with 25 labelled target images; `small` draws 10,000 SVHN images
+and takes four epochs of them. Figure 3 is the share of each digit's images with α > 0.8, Figures 4 and 5 are the images
+of the largest and smallest α.
 """
 
 import logging
@@ -38,6 +38,7 @@ def _config(protocol, seed):
   config.seed = seed
   if protocol == "small":
     config.data.source.num_examples = 10_000
+    config.num_epochs = 4
   return config
 
 

@@ -3,7 +3,7 @@
 SOSELETO takes SVHN 0-4 to MNIST 5-9 with 25 labelled images, as in Table 2. The network then classifies the rest of
 MNIST's training images of 5-9, and SOSELETO, from new initial weights, takes these images with the predicted labels for
 a source whose labels may be wrong, and the 25 labelled ones for its target. Beside it plain training on the same
-predicted labels shows what the weights add. `small` has 10,000 images in each source.
+predicted labels shows what the weights add. `small` draws 10,000 images of each source.
 """
 
 import dataclasses
@@ -53,6 +53,7 @@ def _config(protocol, seed):
   config.seed = seed
   if protocol == "small":
     config.data.source.num_examples = 10_000
+    config.num_epochs = 4
   return config
 
 
