@@ -1,7 +1,7 @@
 """The paper's Figure 1: points of the plane, about 91 of 500 mislabelled, with the settings of the authors' code.
 
     python -m soseleto_jax.main --config=configs/synthetic.py
-    python -m experiments.figure1_seeds          # eight seeds as one program
+    python -m experiments.figure1                # eight seeds as one program
 
 500 source points uniform in [-1, 1]^2, labelled by the sign of the first coordinate, 100 draws with replacement of
 points to flip; 50 clean target points, all of them in every step; 50 test points. A 2-2-2 perceptron with ReLU, SGD

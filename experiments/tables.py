@@ -46,6 +46,12 @@ def mean_sd(values: Sequence[float], digits: int = 1) -> str:
   return f"{statistics.mean(values):.{digits}f}{spread} ({len(values)})"
 
 
+def against(values: Sequence[float], published: float | None) -> list[str]:
+  """Returns the cells ours, published, difference."""
+  difference = f"{statistics.mean(values) - published:+.1f}" if values and published is not None else ""
+  return [mean_sd(values), "" if published is None else f"{published:.1f}", difference]
+
+
 def rows(
     methods: Mapping[str, Method],
     records: Sequence[Record],
@@ -80,8 +86,7 @@ def beside(
     body.append([method.title])
     for at, published in zip(conditions, method.published or [None] * len(conditions), strict=True):
       ours = [100 * value for value in by_seed(records, key, at, metric).values()]
-      difference = f"{statistics.mean(ours) - published:+.1f}" if ours and published is not None else ""
-      body[-1] += [mean_sd(ours), "" if published is None else f"{published:.1f}", difference]
+      body[-1] += against(ours, published)
   return markdown(["", *(f"{name}: {what}" for name in names for what in ("ours", "published", "difference"))], body)
 
 

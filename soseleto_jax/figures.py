@@ -7,38 +7,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from soseleto_jax import metrics
+from soseleto_jax.figure_style import (
+  AMBER,
+  BLUE,
+  CLASS_LOOKS,
+  GREEN,
+  GREY,
+  INK,
+  PURPLE,
+  VERMILION,
+  add_legend,
+  new_figure,
+  percent,
+  style_axes,
+)
 
-# Colours of Okabe and Ito, told apart by colour-blind readers too. Right labels are blue and wrong
-# ones vermilion in every figure.
-_BLUE, _VERMILION, _GREEN, _AMBER, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
-_INK, _GREY, _FAINT = "#222222", "#6b6b6b", "#dddddd"
-_CLASS_LOOKS = ((_PURPLE, "o"), (_GREEN, "s"), (_AMBER, "^"), ("#56B4E9", "D"), (_INK, "v"))
 _MOST_VERTICES = 200
 
 # (title, axis label) of a panel -> its lines: (record key, name, colour, line style).
 _PANELS = {
   ("Loss", "loss per example"): (
-    ("source_loss", "source (weighted)", _INK, "-"),
-    ("target_loss", "target", _GREEN, "-"),
-    ("validation_loss", "validation", _PURPLE, "--"),
-    ("test_loss", "test", _AMBER, "--"),
+    ("source_loss", "source (weighted)", INK, "-"),
+    ("target_loss", "target", GREEN, "-"),
+    ("validation_loss", "validation", PURPLE, "--"),
+    ("test_loss", "test", AMBER, "--"),
   ),
   ("Accuracy", "classified right"): (
-    ("validation_accuracy", "validation", _PURPLE, "--"),
-    ("test_accuracy", "test", _AMBER, "-"),
+    ("validation_accuracy", "validation", PURPLE, "--"),
+    ("test_accuracy", "test", AMBER, "-"),
   ),
   ("Weights of right and wrong labels", "mean α"): (
-    ("alpha_right", "right labels", _BLUE, "-"),
-    ("alpha_mean", "all", _GREY, ":"),
-    ("alpha_wrong", "wrong labels", _VERMILION, "--"),
+    ("alpha_right", "right labels", BLUE, "-"),
+    ("alpha_mean", "all", GREY, ":"),
+    ("alpha_wrong", "wrong labels", VERMILION, "--"),
   ),
   ("1 − α as detector of wrong labels", "score"): (
-    ("auc", "area under ROC curve", _BLUE, "-"),
-    ("average_precision", "average precision", _PURPLE, "--"),
+    ("auc", "area under ROC curve", BLUE, "-"),
+    ("average_precision", "average precision", PURPLE, "--"),
   ),
 }
 
@@ -63,19 +71,19 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     return None
   columns = min(2, len(panels))
   rows = math.ceil(len(panels) / columns)
-  figure = _figure(4.5 * columns, 3.1 * rows)
+  figure = new_figure(4.5 * columns, 3.1 * rows)
   for position, ((title, ylabel), lines) in enumerate(panels.items(), start=1):
     axes = figure.add_subplot(rows, columns, position)
     for times, values, name, color, style in lines:
       _draw_line(axes, times, values, label=name, color=color, linestyle=style)
     if ylabel == "classified right":
-      axes.yaxis.set_major_formatter(_percent)
+      axes.yaxis.set_major_formatter(percent)
     elif ylabel == "mean α":
       axes.set_ylim(-0.03, 1.03)
     elif ylabel == "score":
-      axes.axhline(0.5, color=_GREY, linewidth=1.2, linestyle=":", label="chance (ROC)")
-    _style(axes, title, time_key, ylabel)
-    _legend(axes)
+      axes.axhline(0.5, color=GREY, linewidth=1.2, linestyle=":", label="chance (ROC)")
+    style_axes(axes, title, time_key, ylabel)
+    add_legend(axes)
   return figure
 
 
@@ -91,14 +99,14 @@ def alpha_histogram(alpha: np.ndarray, wrong: np.ndarray | None = None) -> Figur
     many right ones.
   """
   alpha = np.asarray(alpha)
-  groups = [("all examples", alpha, _BLUE)]
+  groups = [("all examples", alpha, BLUE)]
   if wrong is not None:
     wrong = np.asarray(wrong, bool)
     groups = [
-      ("right labels", alpha[~wrong], _BLUE),
-      ("wrong labels", alpha[wrong], _VERMILION),
+      ("right labels", alpha[~wrong], BLUE),
+      ("wrong labels", alpha[wrong], VERMILION),
     ]
-  figure = _figure(4.5, 3.3)
+  figure = new_figure(4.5, 3.3)
   axes = figure.add_subplot()
   highest = 0.0
   for name, values, color in groups:
@@ -113,9 +121,9 @@ def alpha_histogram(alpha: np.ndarray, wrong: np.ndarray | None = None) -> Figur
   axes.set_xlim(-0.02, 1.02)
   # Room for the legend above the bars, which are often highest at both ends.
   axes.set_ylim(0, 1.3 * highest)
-  axes.yaxis.set_major_formatter(_percent)
-  _style(axes, "Learned weights", "weight α", "share" if wrong is None else "share of each kind")
-  _legend(axes, loc="upper center")
+  axes.yaxis.set_major_formatter(percent)
+  style_axes(axes, "Learned weights", "weight α", "share" if wrong is None else "share of each kind")
+  add_legend(axes, loc="upper center")
   return figure
 
 
@@ -132,17 +140,17 @@ def retention(alpha: np.ndarray, wrong: np.ndarray) -> Figure:
   kept, remaining = metrics.retention_curve(alpha, wrong)
   fraction = float(np.mean(wrong))
   perfect = np.maximum(kept - (1 - fraction), 0) / np.maximum(kept, 1e-12)
-  figure = _figure(4.5, 3.3)
+  figure = new_figure(4.5, 3.3)
   axes = figure.add_subplot()
-  axes.plot(kept, remaining, color=_BLUE, linewidth=2, zorder=3, label="largest α first")
-  axes.axhline(fraction, color=_GREY, linewidth=1.2, linestyle=":", label="random order")
-  axes.plot(kept, perfect, color=_GREY, linewidth=1.2, linestyle="--", label="perfect order")
-  axes.xaxis.set_major_formatter(_percent)
-  axes.yaxis.set_major_formatter(_percent)
+  axes.plot(kept, remaining, color=BLUE, linewidth=2, zorder=3, label="largest α first")
+  axes.axhline(fraction, color=GREY, linewidth=1.2, linestyle=":", label="random order")
+  axes.plot(kept, perfect, color=GREY, linewidth=1.2, linestyle="--", label="perfect order")
+  axes.xaxis.set_major_formatter(percent)
+  axes.yaxis.set_major_formatter(percent)
   axes.set_xlim(0, 1)
   axes.set_ylim(0, 1.5 * max(fraction, remaining.max()))
-  _style(axes, "Wrong labels left", "source examples kept", "wrong among the kept")
-  _legend(axes, loc="upper left")
+  style_axes(axes, "Wrong labels left", "source examples kept", "wrong among the kept")
+  add_legend(axes, loc="upper left")
   return figure
 
 
@@ -162,11 +170,11 @@ def points(
   """
   x, label, alpha = np.asarray(x), np.asarray(label), np.asarray(alpha)
   size = float(np.clip(6000 / len(x), 3, 30))
-  figure = _figure(9, 4.3)
+  figure = new_figure(9, 4.3)
   left, right = figure.subplots(1, 2, sharex=True, sharey=True)
   for number, value in enumerate(np.unique(label)):
     rows = label == value
-    color, marker = _CLASS_LOOKS[number % len(_CLASS_LOOKS)]
+    color, marker = CLASS_LOOKS[number % len(CLASS_LOOKS)]
     left.scatter(*x[rows].T, s=size, c=color, marker=marker, linewidths=0, label=f"label {value}")
   # Low weights last, so that they lie on top.
   order = np.argsort(-alpha, kind="stable")
@@ -174,14 +182,14 @@ def points(
     *x[order].T, s=size, c=alpha[order], cmap="cividis", vmin=0, vmax=1, linewidths=0
   )
   if wrong is not None and np.any(wrong):
-    ring = {"facecolors": "none", "edgecolors": _VERMILION, "linewidths": 1, "label": "wrong label"}
+    ring = {"facecolors": "none", "edgecolors": VERMILION, "linewidths": 1, "label": "wrong label"}
     for axes in (left, right):
       axes.scatter(*x[np.asarray(wrong, bool)].T, s=3 * size, **ring)
   bar = figure.colorbar(drawn, ax=right, fraction=0.05, pad=0.02)
   bar.outline.set_visible(False)
-  bar.ax.tick_params(labelsize=9, colors=_GREY, length=0)
+  bar.ax.tick_params(labelsize=9, colors=GREY, length=0)
   for axes, title in ((left, "Given labels"), (right, "Learned weight α")):
-    _style(axes, title, "$x_1$", "$x_2$")
+    style_axes(axes, title, "$x_1$", "$x_2$")
     axes.set_aspect("equal")
     axes.grid(visible=False)
   handles = left.get_legend_handles_labels()
@@ -189,30 +197,31 @@ def points(
   return figure
 
 
-def example_sheet(images: np.ndarray, captions: Sequence[str]) -> Figure:
-  """Small pictures in rows of eight, each with a caption.
+def example_sheet(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> Figure:
+  """Small pictures in rows, each with a caption.
 
   Args:
     images: `[n, H, W, C]`, as for `displayable`.
     captions: n strings, drawn as they are (dollar signs start no formula).
+    columns: pictures in a row.
 
   Returns:
     The figure.
   """
   images = displayable(images)
-  rows = math.ceil(len(images) / 8)
+  rows = math.ceil(len(images) / columns)
   width, gap, line = 1.0, 0.11, 0.14  # Of a picture, between two, and of text; all in inches.
   head = line * max(caption.count("\n") + 1 for caption in captions) + gap
   tall = width * images.shape[1] / images.shape[2]
-  size = (8 * (width + gap) + gap, rows * (head + tall) + gap)
+  size = (columns * (width + gap) + gap, rows * (head + tall) + gap)
   # One pair of axes in inches: laying out 32 takes seconds.
   figure = Figure(figsize=size, dpi=200, facecolor="white")
   axes = figure.add_axes((0, 0, 1, 1))
   for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
-    left = gap + (number % 8) * (width + gap)
-    top = number // 8 * (head + tall) + head
+    left = gap + (number % columns) * (width + gap)
+    top = number // columns * (head + tall) + head
     axes.imshow(image, extent=(left, left + width, top + tall, top), interpolation="nearest")
-    text = {"ha": "center", "va": "bottom", "fontsize": 7.5, "linespacing": 1.15, "color": _INK}
+    text = {"ha": "center", "va": "bottom", "fontsize": 7.5, "linespacing": 1.15, "color": INK}
     axes.text(left + width / 2, top - 0.04, caption, parse_math=False, **text)
   axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
   axes.set_axis_off()
@@ -240,17 +249,6 @@ def displayable(images: np.ndarray) -> np.ndarray:
   return np.broadcast_to(images, (*images.shape[:-1], 3))
 
 
-def _figure(width: float, height: float) -> Figure:
-  figure = Figure(figsize=(width, height), dpi=200, layout="constrained", facecolor="white")
-  figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-  return figure
-
-
-@ticker.FuncFormatter
-def _percent(fraction: float, _) -> str:
-  return f"{100 * fraction:.3g}%"
-
-
 def _number(record: Mapping[str, Any], key: str) -> bool:
   value = record.get(key)
   return isinstance(value, (int, float)) and math.isfinite(value)
@@ -270,20 +268,3 @@ def _draw_line(axes, times, values, **look) -> None:
       for column in (times, values)
     )
   axes.plot(times, values, linewidth=1.8, marker="o" if len(times) <= 25 else "", ms=3.5, **look)
-
-
-def _style(axes, title: str, xlabel: str, ylabel: str) -> None:
-  axes.set_title(title, fontsize=11, loc="left", color=_INK, fontweight="bold")
-  axes.set_xlabel(xlabel, fontsize=10, color=_INK)
-  axes.set_ylabel(ylabel, fontsize=10, color=_INK)
-  axes.tick_params(labelsize=9, colors=_GREY, length=0)
-  for axis in (axes.xaxis, axes.yaxis):
-    axis.set_major_locator(ticker.MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-  axes.grid(color=_FAINT, linewidth=0.7)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.spines[["left", "bottom"]].set_color(_FAINT)
-
-
-def _legend(axes, loc: str = "best") -> None:
-  axes.legend(loc=loc, fontsize=9, frameon=True, framealpha=0.8, edgecolor="none")

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib import image as matplotlib_image
 from matplotlib.figure import Figure
 
-from soseleto_jax import figures, metrics, writers
+from soseleto_jax import figure_style, figures, metrics, writers
 
 _MOST_EXAMPLES = 32
 
@@ -192,7 +192,7 @@ def _examples(workdir, x, label, true_label, alpha, class_names) -> list[str]:
         f'<figure><img src="{_data_uri(_png(picture))}" alt="source example {row}">'
         f"<figcaption>{shown}<br>{weight}</figcaption></figure>"
       )
-    _save(figures.example_sheet(pictures, captions), workdir / "figures" / f"{end}.png")
+    figure_style.save(figures.example_sheet(pictures, captions), workdir / "figures" / f"{end}.png")
     arrow = "" if true_label is None else " An arrow leads from a wrong label to the true one."
     body += [
       f"<h2>{end.capitalize()} weights</h2>",
@@ -236,16 +236,11 @@ def _plots(workdir: pathlib.Path, **drawn: Figure) -> str:
   images = []
   for name, figure in drawn.items():
     path = workdir / "figures" / f"{name}.png"
-    _save(figure, path)
+    figure_style.save(figure, path)
     uri = _data_uri(path.read_bytes())
     look = "wide" if figure.get_figwidth() > 6 else "half"
     images.append(f'<img class="{look}" src="{uri}" alt="{name.replace("_", " ")}">')
   return f'<div class="plots">{"".join(images)}</div>'
-
-
-def _save(figure: Figure, path: pathlib.Path) -> None:
-  # Without the drawing program's name, equal figures are equal files.
-  figure.savefig(path, metadata={"Software": None})
 
 
 def _png(picture: np.ndarray) -> bytes:
