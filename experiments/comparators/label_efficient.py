@@ -68,7 +68,7 @@ def forward(model: nn.Module, params: Any, x: jax.Array) -> tuple[list[jax.Array
       capture_intermediates=of_representation,
       mutable=["intermediates"],
   )
-  outputs = {name: value for name, value in variables["intermediates"]["representation"].items()}
+  outputs = dict(variables["intermediates"]["representation"])
   (features,) = outputs.pop("__call__")
   layers = [output["__call__"][0] for output in outputs.values()]
   layers = [max_pool(layer, 2, 2) if layer.ndim == 4 else layer for layer in layers]
@@ -171,8 +171,6 @@ def make_phases(
           discriminator, params["extra"]["discriminator"], source[0], [layer[:batch_size] for layer in layers]
       )
       total = jnp.mean(cross_entropy(logits[batch_size:], label)) + telling + adversarial_weight * hiding
-      if not semantic_weight:
-        return total
       free, known = jnp.split(features, [batch_size])
       of_source = centroids(source[1], batch["label"], mask, task.num_source_classes, axis)
       of_target = centroids(known, label, jnp.ones(len(label)), task.num_target_classes)

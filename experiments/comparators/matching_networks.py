@@ -28,16 +28,19 @@ from soseleto_jax.methods import Phase
 from soseleto_jax.train_step import make_plain_step
 
 
-def class_log_probabilities(queries: jax.Array, support: jax.Array, keep: jax.Array) -> jax.Array:
+def class_log_probabilities(
+    queries: jax.Array, support: jax.Array, keep: jax.Array, scale: float = 1.0
+) -> jax.Array:
   """Returns the log of the attention that each class gets, `[Q, K]`.
 
   Args:
     queries: features `[Q, F]`.
     support: features `[K, M, F]`, M of each of K classes.
     keep: bool, `[Q, K, M]` or such that it broadcasts: which of the support set count, one of each class at least.
+    scale: of the similarities.
   """
   similarity = jnp.einsum("qf,kmf->qkm", _unit(queries), _unit(support))
-  similarity = jnp.where(keep, similarity, -jnp.inf)
+  similarity = jnp.where(keep, scale * similarity, -jnp.inf)
   total = jax.nn.logsumexp(similarity, axis=(1, 2), keepdims=True)
   return jax.nn.logsumexp(similarity - total, axis=2)
 
@@ -75,7 +78,7 @@ def leave_one_out(index: jax.Array, drawn: jax.Array) -> jax.Array:
 
 
 def episode_loss(
-    model: nn.Module, examples: Examples, preparation: Preparation, num_classes: int, shots: int
+    model: nn.Module, examples: Examples, preparation: Preparation, num_classes: int, shots: int, scale: float
 ) -> LossFn:
   """A loss of each query, the rows of a batch, given a support set with `shots` of each class that the key draws.
 
@@ -85,6 +88,7 @@ def episode_loss(
     preparation: of the set's pixels.
     num_classes: K.
     shots: examples of each class in the support set of a query, none of them the query itself.
+    scale: of the similarities.
   """
   rows, images = rows_by_class(examples["label"], num_classes), lazy.load(examples["x"])
 
@@ -96,7 +100,7 @@ def episode_loss(
     features = _embed(model, params, jnp.concatenate([batch["x"], support]), train=True)
     queries, support = jnp.split(features, [len(batch["x"])])
     keep = leave_one_out(batch["index"], drawn)
-    log_probability = class_log_probabilities(queries, support.reshape(*drawn.shape, -1), keep)
+    log_probability = class_log_probabilities(queries, support.reshape(*drawn.shape, -1), keep, scale)
     return -jnp.take_along_axis(log_probability, batch["label"][:, None], axis=1)[:, 0]
 
   return loss
@@ -107,7 +111,7 @@ def _embed(model, params, x, train):
   return model.apply({"params": params}, x, method=represent).astype(jnp.float32)
 
 
-def predict_fn(model: nn.Module, examples: Examples, preparation: Preparation, num_classes: int):
+def predict_fn(model: nn.Module, examples: Examples, preparation: Preparation, num_classes: int, scale: float):
   """Returns `(params, model_state, x) -> log of the class probabilities [B, K]`, with all examples as support set."""
   rows = rows_by_class(examples["label"], num_classes)
   support = preparation.normalization.apply(lazy.load(examples["x"])[np.maximum(rows, 0).reshape(-1)])
@@ -116,7 +120,7 @@ def predict_fn(model: nn.Module, examples: Examples, preparation: Preparation, n
     del model_state
     features = _embed(model, params, jnp.concatenate([x, support]), train=False)
     queries, support_features = jnp.split(features, [len(x)])
-    return class_log_probabilities(queries, support_features.reshape(*rows.shape, -1), rows >= 0)
+    return class_log_probabilities(queries, support_features.reshape(*rows.shape, -1), rows >= 0, scale)
 
   return predict
 
@@ -131,6 +135,7 @@ def make_phases(
     mutable: bool,
     axis_name: str | None,
     finetune: bool = False,
+    scale: float = 10.0,
 ) -> tuple[Phase, ...]:
   """Builds the method for `train_and_evaluate(config, workdir, task, make_phases)`.
 
@@ -146,6 +151,7 @@ def make_phases(
     mutable: whether the model carries state, which is refused.
     axis_name: the axis that the step is mapped over, or None.
     finetune: whether `finetune_epochs` of episodes on the target follow, at `finetune_learning_rate`.
+    scale: of the similarities, 1 in the paper.
 
   Raises:
     ValueError: for shared classes, a model that carries state, or a class with too few examples.
@@ -154,7 +160,7 @@ def make_phases(
   num_steps, _, optimizer = network_training(config, steps_per_epoch, transfer=True)
   refuse_state(config, mutable)
   normalizations = {"source": task.source_normalization, "target": task.target_normalization}
-  predict = predict_fn(model, task.target, Preparation(task.target_normalization), task.num_target_classes)
+  predict = predict_fn(model, task.target, Preparation(task.target_normalization), task.num_target_classes, scale)
 
   def phase(name, steps, shots, optimizer, flip=False):
     examples, num_classes = getattr(task, name), getattr(task, f"num_{name}_classes")
@@ -163,7 +169,7 @@ def make_phases(
           f"a class with {np.bincount(examples['label']).min()} {name} examples: episodes need {max(shots, 1)} of each "
           "class and a query beside them; give more examples"
       )
-    loss = episode_loss(model, examples, Preparation(normalizations[name], flip), num_classes, shots)
+    loss = episode_loss(model, examples, Preparation(normalizations[name], flip), num_classes, shots, scale)
     step = make_plain_step(loss, optimizer, skip_nonfinite=config.on_nonfinite == "skip", axis_name=axis_name)
     return Phase(steps, (name,), (loss,), step, optimizer, predict=predict)
 
