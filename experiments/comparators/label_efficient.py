@@ -25,6 +25,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from experiments.comparators.common import network_training, refuse_state
+from soseleto_jax import optimizers
 from soseleto_jax.data import lazy
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss, cross_entropy
@@ -123,6 +124,7 @@ def make_phases(
     decay: float = 0.1,
     adaptation_epochs: float = 1.0,
     learning_rate: float = 1e-3,
+    discriminator_rate: float = 1e-3,
 ) -> tuple[Phase, ...]:
   """Builds the method for `train_and_evaluate(config, workdir, task, make_phases)`.
 
@@ -153,7 +155,7 @@ def make_phases(
   refuse_state(config, mutable)
   shape = task.target["x"].shape[1:]
   if not len(unlabelled) or unlabelled.shape[1:] != shape:
-    raise ValueError(f"unlabelled has shape {unlabelled.shape}; give images of the target's, [N, {str(shape)[1:-1]}]")
+    raise ValueError(f"unlabelled has shape {unlabelled.shape}, target x {task.target['x'].shape}; give such images")
   pool = lazy.load(unlabelled)
   labelled = task.target_normalization.apply(lazy.load(task.target["x"])), task.target["label"]
   discriminator = Discriminator(decay)
@@ -188,8 +190,12 @@ def make_phases(
   key = jax.random.fold_in(jax.random.key(config.seed), 1)  # not the network's
   start = discriminator.init(key, jax.tree.map(lambda layer: jnp.zeros(layer.shape), layers))["params"]
   adapt = optax.partition(
-      {"trained": optax.adam(learning_rate), "fixed": optax.set_to_zero()},
-      {"network": "trained", "extra": {"discriminator": "trained", "source": "fixed"}},
+      {
+          "network": optimizers.make_optimizer(config.optimizer, optax.constant_schedule(learning_rate)),
+          "discriminator": optax.adam(discriminator_rate),
+          "source": optax.set_to_zero(),
+      },
+      {"network": "network", "extra": {"discriminator": "discriminator", "source": "source"}},
   )
   return (
       Phase(

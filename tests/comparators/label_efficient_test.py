@@ -179,5 +179,5 @@ def test_layers_of_a_convolutional_network():
 
 @pytest.mark.parametrize("unlabelled", [UNLABELLED[:0], UNLABELLED[:, :3]])
 def test_unlabelled_images_that_do_not_fit(unlabelled):
-  with pytest.raises(ValueError, match=r"unlabelled has shape .*\[N, 5\]"):
+  with pytest.raises(ValueError, match=r"unlabelled has shape .*, target x \(12, 5\)"):
     make(unlabelled=unlabelled)

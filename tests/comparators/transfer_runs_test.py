@@ -13,14 +13,14 @@ from tests import problems, runs
 UNLABELLED = np.random.default_rng(5).normal(size=(30, 5)).astype(np.float32)
 METHODS = {
     "matching_networks": functools.partial(matching_networks.make_phases, finetune=True),
-    "label_efficient": functools.partial(label_efficient.make_phases, unlabelled=UNLABELLED, learning_rate=0.01),
+    "label_efficient": functools.partial(label_efficient.make_phases, unlabelled=UNLABELLED, learning_rate=0.1),
 }
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "no_report")
 
 
-def make_config(method, **fields):
-  return runs.make_config(method=method, data__shared_classes=False, target_balanced=True, **fields)
+def make_config(method):
+  return runs.make_config(method=method, data__shared_classes=False, model__hidden=(16,))
 
 
 @pytest.mark.parametrize("method", METHODS)
