@@ -61,6 +61,8 @@ def get_config(argument=None):
   config.model = dict(name="cifar_quick", init="fan_in", dtype="float32")
   config.batch_size = 128 if arg.small or arg.runlocal else 256
   config.num_epochs = 2 if arg.runlocal else 18
+  if arg.small:
+    config.eval_every_epochs = config.checkpoint_every_epochs = 3.0
   config.optimizer.update(learning_rate=0.02, weight_decay=4e-4, schedule="steps", drop_epochs=(15,))
   if arg.paper:
     config.target_batch_size = 32

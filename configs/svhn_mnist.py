@@ -56,6 +56,8 @@ def get_config(argument=None):
   config.batch_size = 32
   config.target_batch_size = 10
   config.num_epochs = 1 if arg.runlocal else 2
+  config.finetune_epochs = 1.0
+  config.finetune_learning_rate = 1e-2
   config.optimizer.update(learning_rate=1e-2, momentum=0.0)
   config.alpha.update(init=0.5, step_size=10.0)
   return config

@@ -8,7 +8,7 @@ from soseleto_jax import models
 from soseleto_jax.alignment import LossFn, gradient_alignment
 from soseleto_jax.sharding import make_mesh, shard_train_state, shard_train_step
 from soseleto_jax.train_state import TrainState, init_train_state
-from soseleto_jax.train_step import make_plain_step, make_train_step
+from soseleto_jax.train_step import make_joint_step, make_plain_step, make_train_step
 from soseleto_jax.transforms import center_by_class, residual_normalize, standardize
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "center_by_class",
     "gradient_alignment",
     "init_train_state",
+    "make_joint_step",
     "make_mesh",
     "make_plain_step",
     "make_train_step",

@@ -13,6 +13,7 @@ from soseleto_jax.data.task import data_config
 
 METHODS = ("soseleto", "source_only", "target_only", "finetune", "joint")
 TARGET_LOSSES = ("cross_entropy", "log_odds")
+TARGET_PARAMS = ("none", "classifier", "all")
 ON_NONFINITE = ("stop", "skip")
 TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 
@@ -58,7 +59,7 @@ def default_config() -> ConfigDict:
               target_loss="cross_entropy",  # TARGET_LOSSES: whose gradient the source's are aligned with
               params=(),  # names of layers that the inner product runs over; () is all
               transforms=(),  # TRANSFORMS, applied in turn
-              classifier_on_target=False,  # a shared classifier also descends the target loss
+              target_params="none",  # TARGET_PARAMS: what also descends the target's cross-entropy
           ),
           eval_every_epochs=1.0,
           eval_batch_size=500,
@@ -114,6 +115,7 @@ def validate(config: ConfigDict, own_method: bool = False) -> None:
   else:
     _choice("method", config.method, METHODS)
   _choice("alpha.target_loss", config.alpha.target_loss, TARGET_LOSSES)
+  _choice("alpha.target_params", config.alpha.target_params, TARGET_PARAMS)
   _choice("alpha.contraction", config.alpha.contraction, CONTRACTIONS)
   _choice("optimizer.name", config.optimizer.name, optimizers.OPTIMIZERS)
   _choice("optimizer.schedule", config.optimizer.schedule, optimizers.SCHEDULES)
@@ -152,17 +154,10 @@ def validate(config: ConfigDict, own_method: bool = False) -> None:
       "forms a gradient of all parameters for each example, which shard_params is to avoid; take 'jvp'",
   )
   _check(
-      "alpha.classifier_on_target",
-      config.alpha.classifier_on_target,
-      config.data.shared_classes or not config.alpha.classifier_on_target,
+      "alpha.target_params",
+      config.alpha.target_params,
+      config.data.shared_classes or config.alpha.target_params != "classifier",
       "only a shared classifier can; the target's own classifier descends its loss anyway",
-  )
-  _check(
-      "alpha.target_loss",
-      config.alpha.target_loss,
-      config.alpha.target_loss == "cross_entropy"
-      or (config.data.shared_classes and not config.alpha.classifier_on_target),
-      "a classifier descends the target loss here, and only the cross-entropy has a minimum",
   )
 
 

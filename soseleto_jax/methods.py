@@ -13,7 +13,7 @@ from soseleto_jax import optimizers, transforms
 from soseleto_jax.alignment import LossFn
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss, cross_entropy, log_odds
-from soseleto_jax.train_step import Step, make_plain_step, make_train_step
+from soseleto_jax.train_step import Step, make_joint_step, make_plain_step, make_train_step
 
 TARGET_LOSSES = {"cross_entropy": cross_entropy, "log_odds": log_odds}
 
@@ -101,7 +101,7 @@ def make_phases(
 
   steering = losses["target"]
   if config.method == "joint":
-    step = make_train_step(losses["source"], steering, optimizer, alpha_step_size=0.0, target_params=True, **options)
+    step = make_joint_step(losses["source"], steering, optimizer, **options)
   else:
     steering = classification_loss(
         model, loss=TARGET_LOSSES[config.alpha.target_loss], head=heads["target"], mutable=mutable
@@ -112,6 +112,7 @@ def make_phases(
         optimizer,
         alpha_step_size=lambda step: config.alpha.step_size * schedule(step) / config.optimizer.learning_rate,
         target_params=_target_params(config, task),
+        target_params_loss=None if config.alpha.target_loss == "cross_entropy" else losses["target"],
         alignment_params=_alignment_params(config.alpha.params, params, task.shared_classes),
         alignment_transform=[_transform(name, task) for name in config.alpha.transforms],
         contraction=config.alpha.contraction,
@@ -125,9 +126,12 @@ def make_phases(
 
 
 def _target_params(config, task):
+  everything = config.alpha.target_params == "all"
   if not task.shared_classes:
-    return {"representation": False, "source_head": False, "target_head": True}
-  return {"representation": False, "classifier": True} if config.alpha.classifier_on_target else None
+    return {"representation": everything, "source_head": False, "target_head": True}
+  if config.alpha.target_params == "none":
+    return None
+  return {"representation": everything, "classifier": True}
 
 
 def _alignment_params(names, params, shared_classes):

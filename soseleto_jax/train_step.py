@@ -55,6 +55,7 @@ def make_train_step(
     *,
     alpha_step_size: float | optax.Schedule,
     target_params: Any = None,
+    target_params_loss: LossFn | None = None,
     alignment_params: Any = None,
     alignment_transform: Transform | Sequence[Transform] | None = None,
     contraction: str = "jvp",
@@ -89,6 +90,8 @@ def make_train_step(
     alpha_step_size: s, or an optax schedule of the step.
     target_params: prefix tree of bools over `params`, True where a leaf also descends the target loss (the target's own
       classifier). None: the target acts through `alpha` alone.
+    target_params_loss: `LossFn` of the target batch that `target_params` descend. None: `target_loss`, whose gradient
+      then serves both purposes; another one costs a second pass over the target batch.
     alignment_params: prefix tree of bools, True where a leaf takes part in the inner product. None: all.
     alignment_transform: `f(q, losses, batch, axis_name) -> q`, or several, applied in turn before the update of
       `alpha`. None: as published.
@@ -145,12 +148,11 @@ def make_train_step(
       cotangent = (jnp.where(valid, weights, 0.0) / num_valid).astype(losses.dtype)
       return _psum(pullback(cotangent)[0], axis_name)
 
-    def target_gradient(at):
+    def target_gradient(loss_fn, at, marks):
       at = _varying(at, axis_name)
-      leaves = alignment_lib.select(_either(alignment_params, target_params, at), at)
       mask, count = _target_rows(target_batch, axis_name)
-      mean = lambda leaves: jnp.sum(jnp.where(mask, target_fn(alignment_lib.fill(leaves, at))[0], 0.0)) / count
-      return _psum(jax.value_and_grad(mean)(leaves), axis_name)
+      mean = lambda leaves: jnp.sum(jnp.where(mask, loss_fn(alignment_lib.fill(leaves, at))[0], 0.0)) / count
+      return _psum(jax.value_and_grad(mean)(alignment_lib.select(marks, at)), axis_name)
 
     def counted(q):
       return jnp.where(valid & jnp.isfinite(losses + q) if skip_nonfinite else valid, q, 0.0)
@@ -174,7 +176,8 @@ def make_train_step(
       gradient = source_gradient(weights)
       rate = _at(lookahead, state.step)
       target_point = jax.tree.map(lambda p, g: p - (rate * g).astype(p.dtype), target_point, gradient)
-    target_mean, g_target = target_gradient(target_point)
+    aligned_with = alignment_params if target_params_loss else _either(alignment_params, target_params, state.params)
+    target_mean, g_target = target_gradient(target_fn, target_point, aligned_with)
 
     q = aligned(g_target)
     delta = _at(alpha_step_size, state.step) * q
@@ -185,7 +188,11 @@ def make_train_step(
       # Waiting for q makes XLA run the tangent pass beside the forward pass, and not keep both passes' arrays.
       gradient = source_gradient(jnp.where(jnp.isnan(q), jnp.nan, weights))
     if target_params is not None:
-      gradient = _add(gradient, target_params, g_target)
+      g_descent = g_target
+      if target_params_loss:
+        descent_fn = _bind(target_params_loss, target_batch, target_rng, state.model_state, "target_params_loss")
+        _, g_descent = target_gradient(descent_fn, target_point, target_params)
+      gradient = _add(gradient, target_params, g_descent)
 
     mean = lambda values: _psum(jnp.sum(values), axis_name) / num_valid
     metrics = {
@@ -202,6 +209,24 @@ def make_train_step(
   if skip_nonfinite:
     gradients = nonfinite.skipping(gradients, (source_loss, target_loss), axis_name)
   return Step(gradients, optimizer, skip_nonfinite)
+
+
+def make_joint_step(
+    source_loss: LossFn, target_loss: LossFn, optimizer: optax.GradientTransformation, **options: Any
+) -> Step:
+  """Builds a step that descends the sum of both mean losses: `make_train_step` with an `alpha` that stays as it is.
+
+  No inner product is taken, so that a step costs what the two gradients do.
+
+  Args:
+    source_loss: `LossFn` of the source batch, weighted by `alpha`.
+    target_loss: `LossFn` of the target batch.
+    optimizer: any optax transformation.
+    **options: `skip_nonfinite` and `axis_name` of `make_train_step`.
+  """
+  return make_train_step(
+      source_loss, target_loss, optimizer, alpha_step_size=0.0, target_params=True, alignment_params=False, **options
+  )
 
 
 def make_plain_step(

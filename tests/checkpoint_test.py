@@ -277,9 +277,11 @@ def test_a_folder_that_cannot_be_made(tmp_path):
   """Is met at once: no thread waits for it."""
   with pytest.raises(OSError, match="a checkpoint could not be written: .*Not a directory"):
     with open_checkpoints(tmp_path) as checkpoints:
+      checkpoints.save(make_state(1), LOOP)
+      checkpoints.wait()  # the folder is cleared of unfinished saves by a thread
       (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
       (tmp_path / "checkpoints").touch()
-      checkpoints.save(make_state(1), LOOP)
+      checkpoints.save(make_state(2), LOOP)
 
 
 def test_what_stopped_the_run_goes_before_a_save_that_failed(tmp_path, monkeypatch, caplog):

@@ -129,11 +129,17 @@ IN_ORDER = [center_by_class(runs.CLASSES), residual_normalize(), standardize()]
         ({"burn_in_epochs": 0.25}, True, {"burn_in": 1}),
         ({"params": ("classifier",)}, True, {"alignment_params": {"representation": False, "classifier": True}}),
         ({"params": ("dense1",)}, True, {"alignment_params": {"representation": True, "classifier": False}}),
-        ({"classifier_on_target": True}, True, {"target_params": {"representation": False, "classifier": True}}),
+        ({"target_params": "classifier"}, True, {"target_params": {"representation": False, "classifier": True}}),
+        ({"target_params": "all"}, True, {"target_params": True}),
         ({"transforms": TRANSFORMS}, True, {"alignment_transform": IN_ORDER}),
         ({"transforms": TRANSFORMS[::-1]}, True, {"alignment_transform": IN_ORDER[::-1]}),
         ({}, False, {}),
         ({"transforms": TRANSFORMS[:1]}, False, {"alignment_transform": IN_ORDER[:1]}),
+        (
+            {"target_params": "all"},
+            False,
+            {"target_params": {"representation": True, "source_head": False, "target_head": True}},
+        ),
         ({"params": ("representation",)}, False, {}),  # which is all that source and target share
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else f"shared={value}",
@@ -147,7 +153,7 @@ def test_soseleto(fields, shared, options):
   heads = (None, None) if shared else ("source", "target")
   source_loss, target_loss = (classification_loss(model, head=head) for head in heads)
   if not shared:
-    options = options | {"target_params": {"representation": False, "source_head": False, "target_head": True}}
+    options = {"target_params": {"representation": False, "source_head": False, "target_head": True}} | options
   expected_step = make_train_step(source_loss, target_loss, phase.optimizer, **STEP_SIZE | options)
   state, metrics = two_steps(phase.step, phase.optimizer, shared)
   problems.assert_close((state, metrics), two_steps(expected_step, phase.optimizer, shared))
@@ -156,6 +162,18 @@ def test_soseleto(fields, shared, options):
     leaves = lambda state: jax.tree.leaves((state.params, state.alpha))
     pairs = zip(leaves(state), leaves(without_options(shared)), strict=True)
     assert not all(np.allclose(*pair, rtol=0, atol=1e-4) for pair in pairs)
+
+
+def test_the_target_descends_its_cross_entropy_whatever_steers():
+  """With weights that stay, the steering loss makes no difference."""
+  fields = {"alpha.step_size": 0.0, "alpha.target_params": "all"}
+  states = []
+  for name in ("cross_entropy", "log_odds"):
+    (phase,) = phases_of(**fields | {"alpha.target_loss": name})
+    states.append(two_steps(phase.step, phase.optimizer, True)[0])
+  problems.assert_close(states[0].params, states[1].params)
+  pairs = zip(jax.tree.leaves(states[0].params), jax.tree.leaves(without_options(True).params), strict=True)
+  assert not all(np.allclose(*pair, rtol=0, atol=1e-4) for pair in pairs)
 
 
 def test_log_odds_steer_by_gradients_of_equal_size():

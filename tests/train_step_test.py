@@ -11,6 +11,7 @@ from flax import linen as nn
 from soseleto_jax import (
     center_by_class,
     init_train_state,
+    make_joint_step,
     make_plain_step,
     make_train_step,
     residual_normalize,
@@ -278,6 +279,35 @@ def test_params_may_be_any_pytree():
   state, metrics = problems.jit(nested)(state, _source(), _target())
   problems.assert_close((state.alpha, metrics), (expected.alpha, expected_metrics))
   problems.assert_close((*state.params["body"], *state.params["head"]), tuple(expected.params[k] for k in flat))
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_nonfinite": True}])
+def test_joint_training_is_the_step_whose_alpha_stays(options):
+  optimizer = optax.sgd(0.3, momentum=0.9)
+  joint = problems.jit(make_joint_step(problems.tanh_loss(), problems.tanh_loss(), optimizer, **options))
+  step = problems.jit(_step(optimizer, alpha_step_size=0.0, target_params=True, **options))
+  before = _state(optimizer)
+  (state, metrics), (expected, expected_metrics) = (f(before, _source(), _target()) for f in (joint, step))
+  problems.assert_close(state, expected)
+  np.testing.assert_array_equal(state.alpha, before.alpha)
+  assert metrics.pop("alignment_mean") == 0 != expected_metrics.pop("alignment_mean")
+  problems.assert_close(metrics, expected_metrics)
+
+
+@pytest.mark.parametrize("alignment_params", [None, {"w": True, "b": True, "classifier": False}])
+def test_target_params_descend_a_loss_of_their_own(alignment_params):
+  """Twice the target loss steers alpha twice as far, and the parameters not at all."""
+  optimizer = optax.sgd(0.3, momentum=0.9)
+  options = dict(target_params=True, alignment_params=alignment_params, lookahead=0.2)
+  loss = problems.tanh_loss()
+  double = lambda *args: 2 * loss(*args)
+  step = make_train_step(loss, double, optimizer, alpha_step_size=0.1, target_params_loss=loss, **options)
+  expected, metrics = problems.jit(_step(optimizer, alpha_step_size=0.2, **options))(
+      _state(optimizer), _source(), _target()
+  )
+  state, own_metrics = problems.jit(step)(_state(optimizer), _source(), _target())
+  problems.assert_close((state.params, state.alpha), (expected.params, expected.alpha))
+  np.testing.assert_allclose(own_metrics["target_loss"], 2 * metrics["target_loss"], rtol=1e-6)
 
 
 def test_transforms_chain_and_see_the_batch():

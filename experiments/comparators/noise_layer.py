@@ -19,7 +19,7 @@ from experiments.comparators.common import network_training
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss
 from soseleto_jax.methods import Phase
-from soseleto_jax.train_step import make_train_step
+from soseleto_jax.train_step import make_joint_step
 
 
 def noisy_cross_entropy(logits: jax.Array, label: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -96,14 +96,8 @@ def make_phases(
   def clean_loss(params, *rest):
     return classification_loss(model, mutable=mutable)(params["network"], *rest)
 
-  step = make_train_step(
-      noisy_loss,
-      clean_loss,
-      optimizer,
-      alpha_step_size=0.0,
-      target_params=True,
-      skip_nonfinite=config.on_nonfinite == "skip",
-      axis_name=axis_name,
+  step = make_joint_step(
+      noisy_loss, clean_loss, optimizer, skip_nonfinite=config.on_nonfinite == "skip", axis_name=axis_name
   )
   identity = jnp.eye(task.num_source_classes)
   return (Phase(num_steps, ("source", "target"), (noisy_loss, clean_loss), step, optimizer, identity),)

@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ml_collections
 import numpy as np
 from ml_collections import config_dict
 
 from soseleto_jax.data import checks, lazy, sides, synthetic, transforms
-from soseleto_jax.data.selection import Examples
+from soseleto_jax.data.selection import Examples, Subset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,7 +132,12 @@ def data_config() -> ml_collections.ConfigDict:
   )
 
 
-def get_task(config: ml_collections.ConfigDict, seed: int, num_processes: int = 1) -> Task:
+def get_task(
+  config: ml_collections.ConfigDict,
+  seed: int,
+  num_processes: int = 1,
+  read: Callable[..., Subset] = sides.read,
+) -> Task:
   """Returns the data that a config describes.
 
   Target, validation, source subset and label noise are drawn from streams of their own, so that
@@ -144,6 +149,8 @@ def get_task(config: ml_collections.ConfigDict, seed: int, num_processes: int = 
     config: the block that `data_config` returns.
     seed: the experiment's seed.
     num_processes: how many processes train together; where there are several, each reads only its share.
+    read: reads a split. For many tasks on the same sets give them one `functools.cache(sides.read)`, which keeps the
+      pixels.
 
   Returns:
     A `Task`. With `shared_classes` the normalisation is fitted on the source images; without, each
@@ -158,7 +165,7 @@ def get_task(config: ml_collections.ConfigDict, seed: int, num_processes: int = 
     return _synthetic_task(config, seed)
   shared, source_side, target_side = (config[k] for k in ("shared_classes", "source", "target"))
   most_bytes = lazy.memory_limit(config.feed, num_processes)
-  read = functools.cache(functools.partial(sides.read, data_dir=config.data_dir, most_bytes=most_bytes))
+  read = functools.cache(functools.partial(read, data_dir=config.data_dir, most_bytes=most_bytes))
 
   target_pool = sides.choose(read, target_side, target_side.split, "target")
   test = sides.choose(read, target_side, target_side.test_split, "target.test_split")

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from experiments.comparators import learning_to_reweight, meta_weight_net, noise_layer
+from experiments.comparators import learning_to_reweight, meta_weight_net, noise_layer, noise_types
 from soseleto_jax.experiment import Experiment
 from soseleto_jax.train import train_and_evaluate
 from tests import problems, runs
@@ -13,6 +13,7 @@ METHODS = {
     "noise_layer": functools.partial(noise_layer.make_phases, fixed_epochs=0.5),
     "learning_to_reweight": learning_to_reweight.make_phases,
     "meta_weight_net": functools.partial(meta_weight_net.make_phases, hidden=3, meta_learning_rate=10.0),
+    "noise_types": functools.partial(noise_types.make_phases, clean_epochs=0.5, type_epochs=0.5),
 }
 
 
@@ -25,7 +26,7 @@ def test_a_run_resumes_and_devices_change_nothing(tmp_path, monkeypatch, method)
       runs.make_config(method=method, **fields), tmp_path / folder, runs.make_task(), METHODS[method]
   )
   whole = train("whole")
-  assert whole.summary["method"] == method and whole.summary["steps"] == 8
+  assert whole.summary["method"] == method and whole.summary["steps"] == {"noise_types": 12}.get(method, 8)
 
   with runs.before_step(6, runs.crash), pytest.raises(runs.Crash):
     train("resumed")

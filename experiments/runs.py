@@ -1,0 +1,258 @@
+"""The runs of an experiment: trained one after the other, and a line for each in experiments/results/NAME.jsonl.
+
+A run that has its line is not repeated, and one that was stopped goes on from its checkpoint. The same command, started
+several times with one `--workdir`, shares the runs out.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import functools
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging as absl_logging
+from ml_collections import ConfigDict
+
+from soseleto_jax import methods, metrics
+from soseleto_jax.config import changed_fields, default_config
+from soseleto_jax.data import sides
+from soseleto_jax.data.task import Task, get_task
+from soseleto_jax.train import Result, train_and_evaluate
+
+PROTOCOLS = ("full", "small")
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+_read = functools.cache(sides.read)
+_NOT_METRICS = ("method", "task", "seed", "device", "best_checkpoint")
+
+_LOGGER = logging.getLogger("soseleto_jax.experiments")
+
+Train = Callable[..., dict[str, Any]]  # (config, workdir, **settings) -> metrics, JSON-like
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """A run of an experiment, trained or not.
+
+  Attributes:
+    method: its key among the experiment's methods.
+    conditions: what else tells it from the others, such as {"noise": 0.3}; JSON-like.
+    config: with its seed.
+    train: trains in the folder it is given, or goes on there, and returns what to record.
+    settings: keyword arguments of `train` that the config has no fields for; JSON-like.
+  """
+
+  method: str
+  conditions: Mapping[str, Any]
+  config: ConfigDict
+  train: Train
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def folder(self) -> str:
+    """Returns a name that is another one for other settings."""
+    computed = json.dumps([self.config.to_dict(), dict(self.settings)], sort_keys=True)
+    conditions = [f"{name}={value}" for name, value in self.conditions.items()]
+    digest = hashlib.sha256(computed.encode()).hexdigest()[:8]
+    return "-".join([self.method, *conditions, f"seed={self.config.seed}", digest])
+
+  def is_recorded_by(self, record: Record) -> bool:
+    """Whether a record is of this run: same conditions and settings, and a config that computes the same."""
+    same = lambda value, field: json.loads(json.dumps(value)) == record[field]
+    return (
+        same(self.method, "method")
+        and same(dict(self.conditions), "conditions")
+        and same(dict(self.settings), "settings")
+        and not changed_fields(_completed(record["config"]), self.config.to_dict())
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A table or figure of the paper.
+
+  Attributes:
+    name: of the file of records.
+    make_runs: `(protocol, seeds) -> runs`, in the order in which they are to be trained.
+    render: `(protocol, records, folder)`, writes tables and figures. The records are those of the runs that
+      `make_runs` returns for the seeds found in the file.
+    seeds: where the command line names none.
+  """
+
+  name: str
+  make_runs: Callable[[str, Sequence[int]], Sequence[Run]]
+  render: Callable[[str, Sequence[Record], pathlib.Path], None]
+  seeds: Sequence[int] = (0, 1, 2)
+
+
+def train_run(
+    config: ConfigDict, workdir: pathlib.Path, make_phases: methods.MakePhases = methods.make_phases, **settings: Any
+) -> dict[str, Any]:
+  """Trains one network by `train_and_evaluate` and returns what to record.
+
+  Args:
+    config: the run's.
+    workdir: its folder.
+    make_phases: a method's.
+    **settings: more arguments of `make_phases`.
+  """
+  if settings:
+    make_phases = functools.partial(make_phases, **settings)
+  return recorded_metrics(train_and_evaluate(config, workdir, task_of(config), make_phases))
+
+
+def task_of(config: ConfigDict) -> Task:
+  """Returns the data of a config; what was read for one run is kept for the next."""
+  return get_task(config.data, config.seed, read=_read)
+
+
+def recorded_metrics(result: Result) -> dict[str, Any]:
+  """Returns the summary of a run; for weights whose wrong labels are known, also the curve of Figure 2.
+
+  "retention" is the fraction of wrong labels among the 2, 4, ... 100 % of the source with the largest weights.
+  """
+  values = {name: value for name, value in result.summary.items() if name not in _NOT_METRICS}
+  if "auc" in values:
+    columns = np.genfromtxt(result.report.parent / "source_weights.csv", delimiter=",", names=True)
+    _, wrong = metrics.retention_curve(columns["alpha"], columns["label"] != columns["true_label"], points=51)
+    values["retention"] = np.round(wrong[1:], 5).tolist()
+  return values
+
+
+def read_records(path: pathlib.Path, protocol: str) -> list[Record]:
+  """Returns a protocol's lines of a file of records, in the order of writing; none where there is no file."""
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [record for record in map(json.loads, lines) if record["protocol"] == protocol]
+
+
+def find_record(run: Run, records: Iterable[Record]) -> Record | None:
+  """Returns the newest record of a run, or None."""
+  return next((record for record in reversed(list(records)) if run.is_recorded_by(record)), None)
+
+
+def records_of(experiment: Experiment, protocol: str, path: pathlib.Path) -> list[Record]:
+  """Returns the records of the runs that the experiment has today, in their order: others do not count."""
+  records = read_records(path, protocol)
+  runs = experiment.make_runs(protocol, sorted({record["config"]["seed"] for record in records}))
+  found = (find_record(run, records) for run in runs)
+  return [record for record in found if record is not None]
+
+
+def train_all(
+    runs: Sequence[Run], protocol: str, workdir: pathlib.Path, path: pathlib.Path, after_each: Callable[[], None]
+) -> None:
+  """Trains the runs that have no record yet; those that another process is training are left to it.
+
+  Args:
+    runs: in their order.
+    protocol: of PROTOCOLS.
+    workdir: the folder of the runs' folders.
+    path: the file of records, to which lines are appended.
+    after_each: called after each new record.
+  """
+  commit = _commit()  # of the code that runs, whatever is committed until a run ends
+  for number, run in enumerate(runs, start=1):
+    if find_record(run, read_records(path, protocol)):
+      continue
+    _LOGGER.info("run %d of %d: %s", number, len(runs), run.folder())
+    try:
+      values = run.train(run.config, workdir / protocol / run.folder(), **run.settings)
+    except RuntimeError as error:
+      if "is in use by" not in str(error):
+        raise
+      _LOGGER.info("left to the process that is training it")
+      continue
+    if find_record(run, read_records(path, protocol)):  # trained by another process since
+      continue
+    record = {
+        "protocol": protocol,
+        "method": run.method,
+        "conditions": dict(run.conditions),
+        "metrics": values,
+        "settings": dict(run.settings),
+        "machine": _machine(),
+        "commit": commit,
+        "date": datetime.date.today().isoformat(),
+        "config": run.config.to_dict(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+      file.write(json.dumps(record) + "\n")
+    after_each()
+
+
+def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
+  """Runs an experiment from the command line: trains what is missing, and renders.
+
+  Args:
+    experiment: what to run.
+    argv: the arguments; None takes the command's.
+  """
+  arguments = _parser(experiment)
+  given = arguments.parse_args(argv)
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  logging.basicConfig(format="%(asctime)s %(message)s")
+  logging.getLogger("soseleto_jax").setLevel(logging.INFO)
+  path = given.results / f"{experiment.name}.jsonl"
+  render = lambda: experiment.render(given.protocol, records_of(experiment, given.protocol, path), given.results)
+  chosen = experiment.make_runs(given.protocol, given.seeds)
+  if given.methods:
+    known = dict.fromkeys(run.method for run in chosen)
+    if unknown := [method for method in given.methods if method not in known]:
+      arguments.error(f"--methods={','.join(unknown)}: the methods are {', '.join(known)}")
+    chosen = [run for run in chosen if run.method in given.methods]
+  try:
+    train_all(chosen, given.protocol, given.workdir, path, render)
+  except (ValueError, FloatingPointError, OSError) as error:
+    raise SystemExit(f"error: {error}") from error
+  render()
+
+
+def _parser(experiment):
+  formatter = argparse.ArgumentDefaultsHelpFormatter
+  parser = argparse.ArgumentParser(allow_abbrev=False, formatter_class=formatter)
+  add = parser.add_argument
+  add("--protocol", choices=PROTOCOLS, default="small", help="the paper's sizes, or what a CPU can do")
+  add("--seeds", type=_seeds, default=experiment.seeds, help="each draws its own sets and initial weights")
+  add("--methods", type=lambda text: text.split(","), help="only these methods")
+  add("--workdir", type=pathlib.Path, default=pathlib.Path("runs", experiment.name), help="where the runs go")
+  add("--results", type=pathlib.Path, default=RESULTS, help="the folder of records, tables and figures")
+  return parser
+
+
+def _seeds(text):
+  try:
+    return [int(seed) for seed in text.split(",")]
+  except ValueError:
+    raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers, such as 0,1,2") from None
+
+
+def _completed(fields):
+  """Returns a record's config with the defaults of fields that are younger than it."""
+  complete = default_config().unlock()
+  complete.update(fields)
+  return complete.to_dict()
+
+
+def _machine():
+  devices = jax.devices()
+  return f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores {platform.machine()}"
+
+
+def _commit():
+  """Returns the commit of the code, with a plus where files differ from it; "" outside of a repository."""
+  git = lambda *command: subprocess.run(
+      ["git", *command], cwd=RESULTS.parent, capture_output=True, text=True, check=False
+  ).stdout.strip()
+  changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", ":!results")
+  return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")

@@ -1,0 +1,100 @@
+"""The paper's Table 1, CIFAR-10 with wrong labels: `python -m experiments.table1 --protocol=small --seeds=0,1,2`.
+
+Every method has the same network, source, flipped labels, clean target, epochs and learning rates; see
+configs/cifar_noise.py for both protocols. Accuracies are those of the last epoch on the 10,000 test images.
+"""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+
+from configs import cifar_noise
+from experiments import runs, tables
+from experiments.comparators import learning_to_reweight, meta_weight_net, noise_layer, noise_types
+from experiments.comparators.confident_learning import confident_learning
+from experiments.tables import Method
+
+NOISE = (0.3, 0.4, 0.5)
+
+
+def _with_phases(module):
+  return functools.partial(runs.train_run, make_phases=module.make_phases)
+
+
+def _confident_learning(config, workdir, **settings):
+  pruned = confident_learning(config, workdir, runs.task_of(config), **settings)
+  return runs.recorded_metrics(pruned.result) | pruned.summary
+
+
+METHODS = {
+    "source_only": Method("source only", (65.57, 62.38, 57.36)),
+    "noise_layer": Method("noise layer (Sukhbaatar et al. 2014)", (69.73, 66.66, 63.39), _with_phases(noise_layer)),
+    "noise_types": Method("noise types (Xiao et al. 2015)", (69.81, 66.76, 63.0), _with_phases(noise_types)),
+    "soseleto_paper": Method("SOSELETO, published rule", (72.41, 69.98, 66.33)),
+    "soseleto": Method("SOSELETO, best settings", (72.41, 69.98, 66.33)),
+    "target_only": Method("clean target only"),
+    "finetune": Method("source, then fine-tuned on the target"),
+    "joint": Method("source and target jointly"),
+    "learning_to_reweight": Method("Learning to Reweight (Ren et al. 2018)", train=_with_phases(learning_to_reweight)),
+    "meta_weight_net": Method("Meta-Weight-Net (Shu et al. 2019)", train=_with_phases(meta_weight_net)),
+    "confident_learning": Method(
+        "confident learning (Northcutt et al. 2021)",
+        train=_confident_learning,
+        settings={"num_folds": 3, "fold_epochs": 9, "final_method": "joint"},
+    ),
+}
+
+
+def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
+  """Returns the runs of all methods and noise rates, the lowest rate first."""
+  return [
+      runs.Run(name, {"noise": noise}, _config(name, noise, protocol, seed), method.train, method.settings)
+      for noise in NOISE
+      for seed in seeds
+      for name, method in METHODS.items()
+  ]
+
+
+def _config(name, noise, protocol, seed):
+  argument = [f"noise={noise}"] + ["small"] * (protocol == "small") + ["paper"] * (name == "soseleto_paper")
+  config = cifar_noise.get_config(",".join(argument))
+  config.seed = seed
+  if not name.startswith("soseleto"):
+    config.method = name
+    if name != "source_only":  # whose config says nothing of a target
+      config.update(target_batch_size=32, target_balanced=False)
+  return config
+
+
+def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
+  """Writes table1_PROTOCOL.md."""
+  conditions, levels = [{"noise": noise} for noise in NOISE], [f"{noise:.0%}" for noise in NOISE]
+  detectors = {name: METHODS[name] for name in ("soseleto_paper", "soseleto", "confident_learning")}
+  best = tables.rows(METHODS, records, conditions, "test_accuracy_at_best")
+  detection = tables.rows(detectors, records, conditions, "auc", scale=1, digits=3)
+  tables.write(
+      folder / f"table1_{protocol}.md",
+      (
+          "Test accuracy in %, last epoch: mean ± sd over seeds (how many)",
+          tables.beside(METHODS, records, conditions, levels),
+      ),
+      (
+          "Test accuracy in % at the epoch of the best validation accuracy",
+          tables.markdown(["", *levels], best),
+      ),
+      (
+          "SOSELETO with its best settings minus the method, in points, on the same data: mean ± sd (how many); seeds "
+          "on which SOSELETO is ahead",
+          tables.paired(METHODS, "soseleto", records, conditions, levels),
+      ),
+      (
+          "Area under the ROC curve of 1 - α, or of cleanlab's label quality, as detector of wrong labels",
+          tables.markdown(["", *levels], detection),
+      ),
+  )
+
+
+EXPERIMENT = runs.Experiment("table1", make_runs, render)
+
+if __name__ == "__main__":
+  runs.main(EXPERIMENT)

@@ -1,0 +1,129 @@
+"""Tables in Markdown from records: mean and standard deviation over seeds beside the published number."""
+
+import dataclasses
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.runs import Record, Train, train_run
+
+NOT_RUN = "not run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A method as a table's row.
+
+  Attributes:
+    title: its name there.
+    published: accuracies in %, one for each column of the table; None where there is none.
+    train: as in `runs.Run`.
+    settings: likewise.
+  """
+
+  title: str
+  published: Sequence[float | None] = ()
+  train: Train = train_run
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def by_seed(records: Sequence[Record], method: str, conditions: Mapping[str, Any], metric: str) -> dict[int, float]:
+  """Returns a metric of a method for each seed."""
+  found = [r for r in records if r["method"] == method and r["conditions"] == dict(conditions)]
+  return {record["config"]["seed"]: record["metrics"][metric] for record in found if metric in record["metrics"]}
+
+
+def mean_sd(values: Sequence[float], digits: int = 1) -> str:
+  """Formats mean, sample standard deviation and number of values.
+
+  >>> mean_sd([1.0, 2.0, 3.0]), mean_sd([1.25]), mean_sd([])
+  ('2.0 ± 1.0 (3)', '1.2 (1)', 'not run')
+  """
+  if not values:
+    return NOT_RUN
+  spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+  return f"{statistics.mean(values):.{digits}f}{spread} ({len(values)})"
+
+
+def rows(
+    methods: Mapping[str, Method],
+    records: Sequence[Record],
+    conditions: Sequence[Mapping[str, Any]],
+    metric: str,
+    scale: float = 100,
+    digits: int = 1,
+) -> list[list[str]]:
+  """Returns a row for each method: its title, then a metric under each of the conditions."""
+  cell = lambda name, at: mean_sd([scale * value for value in by_seed(records, name, at, metric).values()], digits)
+  return [[method.title, *(cell(name, at) for at in conditions)] for name, method in methods.items()]
+
+
+def beside(
+    methods: Mapping[str, Method],
+    records: Sequence[Record],
+    conditions: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    metric: str = "test_accuracy",
+) -> str:
+  """Returns the table of a metric in %, published numbers and differences beside ours.
+
+  Args:
+    methods: the rows.
+    records: of one protocol.
+    conditions: for each group of columns.
+    names: of the groups.
+    metric: a fraction.
+  """
+  body = []
+  for key, method in methods.items():
+    body.append([method.title])
+    for at, published in zip(conditions, method.published or [None] * len(conditions), strict=True):
+      ours = [100 * value for value in by_seed(records, key, at, metric).values()]
+      difference = f"{statistics.mean(ours) - published:+.1f}" if ours and published is not None else ""
+      body[-1] += [mean_sd(ours), "" if published is None else f"{published:.1f}", difference]
+  return markdown(["", *(f"{name}: {what}" for name in names for what in ("ours", "published", "difference"))], body)
+
+
+def paired(
+    methods: Mapping[str, Method],
+    best: str,
+    records: Sequence[Record],
+    conditions: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+) -> str:
+  """Returns the table of differences of test accuracy in points, the method `best` minus each other, seed by seed."""
+  body = []
+  for key, method in methods.items():
+    if key == best:
+      continue
+    body.append([method.title])
+    for at in conditions:
+      ours, theirs = (by_seed(records, name, at, "test_accuracy") for name in (best, key))
+      differences = [100 * (ours[seed] - theirs[seed]) for seed in ours.keys() & theirs.keys()]
+      ahead = f"{sum(difference > 0 for difference in differences)} of {len(differences)}" if differences else ""
+      body[-1] += [mean_sd(differences), ahead]
+  return markdown(["", *(f"{name}: {what}" for name in names for what in ("difference", "ahead"))], body)
+
+
+def source_sizes(records: Sequence[Record]) -> str:
+  """Returns the numbers of source examples that occur, such as "37,172"."""
+  return " or ".join(f"{size:,}" for size in sorted({record["metrics"]["num_source"] for record in records})) or "No"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Returns a table; the first column to the left, numbers to the right.
+
+  >>> print(markdown(["method", "%"], [["a", "1.0"]]))
+  | method | % |
+  |---|--:|
+  | a | 1.0 |
+  """
+  line = lambda cells: f"| {' | '.join(cells)} |"
+  return "\n".join([line(header), "|---|" + "--:|" * (len(header) - 1), *map(line, rows)])
+
+
+def write(path: pathlib.Path, *parts: tuple[str, str]) -> None:
+  """Writes a file of tables, each under a line that says what it holds."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("\n\n".join(f"{caption}:\n\n{table}" for caption, table in parts) + "\n", encoding="utf-8")

@@ -1,0 +1,89 @@
+"""The tables in README.md and experiments/results are those that the records give."""
+
+import importlib.util
+import json
+import re
+import shutil
+
+import pytest
+
+from experiments import readme_tables, runs, table1
+
+
+def assert_up_to_date(results, readme, folder):
+  """Every table beside the records, and in README, is what rendering them in `folder` gives."""
+  folder.mkdir()
+  readme_tables.render_all(results, folder)
+  read = lambda path: {file.name: file.read_text(encoding="utf-8") for file in path.glob("*.md")}
+  assert read(results) == read(folder)
+  text = readme.read_text(encoding="utf-8")
+  assert text == readme_tables.filled(text, folder)
+
+
+def test_of_this_repository(tmp_path):
+  assert_up_to_date(runs.RESULTS, readme_tables.README, tmp_path / "rendered")
+
+
+def test_places_are_whole_and_name_experiments():
+  """A misspelt one would stay "not run" for ever."""
+  text = readme_tables.README.read_text(encoding="utf-8")
+  names = [match[2] for match in readme_tables._PLACE.finditer(text)]
+  assert names and len(names) == len(set(names)) == text.count("<!-- end -->") == len(re.findall(r"<!-- \w+\.md", text))
+  for name in names:
+    experiment, protocol = name.removesuffix(".md").rsplit("_", 1)
+    assert importlib.util.find_spec(f"experiments.{experiment}") and protocol in runs.PROTOCOLS, name
+
+
+@pytest.fixture
+def project(tmp_path):
+  """Folders of results and a README with a record each of two seeds, tables up to date."""
+  results, readme = tmp_path / "results", tmp_path / "README.md"
+  results.mkdir()
+  for seed in (0, 1):
+    add_record(results / "table1.jsonl", seed)
+  places = "".join(f"\n\n<!-- {name}_small.md -->\n<!-- end -->" for name in ("table1", "table2"))
+  readme.write_text(f"Results:{places}\nEnd.\n")
+  readme_tables.render_all(results, results)
+  readme.write_text(readme_tables.filled(readme.read_text(), results))
+  return results, readme
+
+
+def add_record(path, seed, protocol="small"):
+  run = table1.make_runs(protocol, [seed])[0]
+  record = {
+      "protocol": protocol,
+      "method": run.method,
+      "conditions": dict(run.conditions),
+      "metrics": {"test_accuracy": 0.5 + seed / 10},
+      "settings": {},
+      "config": run.config.to_dict(),
+  }
+  with path.open("a") as file:
+    file.write(json.dumps(record) + "\n")
+
+
+def test_tables_in_their_places(project, tmp_path):
+  results, readme = project
+  text, table = readme.read_text(), (results / "table1_small.md").read_text()
+  assert "| source only | 55.0 ± 7.1 (2) |" in table
+  assert text == (
+      f"Results:\n\n<!-- table1_small.md -->\n\n{table}\n<!-- end -->\n\n"
+      "<!-- table2_small.md -->\n\nnot run\n\n<!-- end -->\nEnd.\n"
+  )
+  assert_up_to_date(*project, tmp_path / "rendered")
+
+
+@pytest.mark.parametrize("change", ["record", "protocol", "table", "stray", "readme", "lost"])
+def test_what_is_not_up_to_date_is_found(project, tmp_path, change):
+  results, readme = project
+  records, table = results / "table1.jsonl", results / "table1_small.md"
+  {
+      "record": lambda: add_record(records, 2),
+      "protocol": lambda: add_record(records, 0, "full"),
+      "table": lambda: table.write_text(table.read_text().replace("55.0", "56.0")),
+      "stray": lambda: shutil.copy(table, results / "table2_small.md"),
+      "readme": lambda: readme.write_text(readme.read_text().replace("55.0", "56.0")),
+      "lost": table.unlink,
+  }[change]()
+  with pytest.raises(AssertionError):
+    assert_up_to_date(*project, tmp_path / "rendered")

@@ -1,0 +1,81 @@
+"""Table 1: fair runs, and cells in their places."""
+
+import json
+
+import pytest
+
+from experiments import runs, table1
+from soseleto_jax.config import METHODS, validate
+
+
+@pytest.mark.parametrize("protocol", runs.PROTOCOLS)
+def test_every_method_has_the_same_data_network_and_epochs(protocol):
+  shared = {}
+  for run in table1.make_runs(protocol, [0, 1]):
+    validate(run.config, own_method=run.config.method not in METHODS)
+    config = run.config.to_dict()
+    fields = {name: config[name] for name in ("data", "model", "num_epochs", "batch_size", "optimizer", "flip_source")}
+    assert shared.setdefault((run.conditions["noise"], run.config.seed), fields) == fields, run.method
+    assert config["data"]["source"]["noise_rate"] == run.conditions["noise"]
+  assert len(shared) == 6
+  assert {fields["data"]["source"]["num_examples"] for fields in shared.values()} == {
+      {"full": 45_000, "small": 10_000}[protocol]
+  }
+
+
+def test_methods_differ_by_what_they_are_named_after():
+  first = {run.method: run for run in table1.make_runs("small", [0])[: len(table1.METHODS)]}
+  assert list(first) == list(table1.METHODS)
+  assert len({run.folder() for run in table1.make_runs("small", [0, 1])}) == 2 * 3 * len(table1.METHODS)
+  paper, best = first["soseleto_paper"].config, first["soseleto"].config
+  assert paper.method == best.method == "soseleto"
+  assert (paper.alpha.target_loss, paper.alpha.transforms, paper.alpha.params) == ("cross_entropy", (), ())
+  assert best.alpha.transforms
+  assert first["joint"].config.method == "joint" and first["noise_layer"].config.method == "noise_layer"
+
+
+def test_cells(tmp_path):
+  """Accuracies that tell method, noise and seed; of two methods, all that was run."""
+  chosen = [run for run in table1.make_runs("small", [0, 1]) if run.method in ("source_only", "soseleto")]
+
+  def record(run, protocol):
+    value = 0.6 + 0.1 * (run.method == "soseleto") - run.conditions["noise"] / 10 + 0.01 * run.config.seed
+    metrics = {"test_accuracy": value, "test_accuracy_at_best": value + 0.05}
+    metrics |= {"auc": 0.9 + run.config.seed / 100} if run.method == "soseleto" else {}
+    return json.dumps(
+        {"protocol": protocol, "method": run.method, "conditions": dict(run.conditions), "metrics": metrics}
+        | {"settings": dict(run.settings), "config": run.config.to_dict()}
+    )
+
+  path = tmp_path / "table1.jsonl"
+  lines = [record(run, "small") for run in chosen if run.conditions["noise"] < 0.5 or run.method == "source_only"]
+  path.write_text("\n".join([*lines, record(table1.make_runs("full", [2])[0], "full")]) + "\n")
+  for protocol in runs.PROTOCOLS:
+    table1.render(protocol, runs.records_of(table1.EXPERIMENT, protocol, path), tmp_path)
+
+  text = (tmp_path / "table1_small.md").read_text(encoding="utf-8")
+  accuracy, at_best, auc = (_rows(part) for part in text.split(":\n\n")[1:])
+  header = [f"{noise}: {what}" for noise in ("30%", "40%", "50%") for what in ("ours", "published", "difference")]
+  assert accuracy.pop("") == header
+  assert accuracy.pop("source only") == [
+      "57.5 ± 0.7 (2)", "65.6", "-8.1", "56.5 ± 0.7 (2)", "62.4", "-5.9", "55.5 ± 0.7 (2)", "57.4", "-1.9",
+  ]  # fmt: skip
+  assert accuracy.pop("SOSELETO, best settings") == [
+      "67.5 ± 0.7 (2)", "72.4", "-4.9", "66.5 ± 0.7 (2)", "70.0", "-3.5", "not run", "66.3", "",
+  ]  # fmt: skip
+  assert accuracy.pop("clean target only") == ["not run", "", ""] * 3
+  assert len(accuracy) == len(table1.METHODS) - 3
+  assert at_best["source only"] == ["62.5 ± 0.7 (2)", "61.5 ± 0.7 (2)", "60.5 ± 0.7 (2)"]
+  assert auc == {
+      "": ["30%", "40%", "50%"],
+      "SOSELETO, published rule": ["not run"] * 3,
+      "SOSELETO, best settings": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
+  }
+
+  full = (tmp_path / "table1_full.md").read_text(encoding="utf-8")
+  assert full.count("(1)") == 2 and "(2)" not in full  # the one record that is of the full protocol, in two tables
+
+
+def _rows(text):
+  lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+  return {first.strip(): [cell.strip() for cell in cells] for first, *cells in lines}
