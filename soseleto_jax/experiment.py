@@ -69,7 +69,7 @@ class Experiment:
 
     self._replicated = NamedSharding(self._mesh, P())
     self._evaluator = Evaluator(
-        predict_fn(model, head=None if task.shared_classes else "target"),
+        self._phases[0].predict or predict_fn(model, head=None if task.shared_classes else "target"),
         task.target_normalization,
         config.eval_batch_size,
         self._mesh,

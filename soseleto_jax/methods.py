@@ -30,6 +30,8 @@ class Phase:
     optimizer: starts afresh with the phase.
     extra: of the first phase: parameters that are trained beside the network's, at their start. The state's `params`
       are then {"network": ..., "extra": ...}, for losses and optimizers too. None: the network's alone.
+    predict: of the first phase: `(network's params, model_state, x) -> logits [B, K]`, by which the whole run is
+      evaluated, x normalised as the target is. None: the network's own classifier of the target.
   """
 
   num_steps: int
@@ -38,6 +40,7 @@ class Phase:
   step: Step
   optimizer: optax.GradientTransformation
   extra: Any = None
+  predict: Callable[[Any, Any, jax.Array], jax.Array] | None = None
 
 
 MakePhases = Callable[..., tuple[Phase, ...]]  # called as `make_phases` is

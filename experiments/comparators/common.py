@@ -7,18 +7,30 @@ from soseleto_jax import optimizers
 
 
 def network_training(
-    config: ConfigDict, steps_per_epoch: int
+    config: ConfigDict, steps_per_epoch: int, *, transfer: bool = False
 ) -> tuple[int, optax.Schedule, optax.GradientTransformation]:
   """Returns the number of steps, the learning rate λ_p of each, and the network's optimizer.
 
   Raises:
-    ValueError: for source and target with different classes: the comparators are for noisy labels.
+    ValueError: for source and target with different classes, or, with `transfer`, for the same.
   """
-  if not config.data.shared_classes:
+  if config.data.shared_classes == transfer:
+    problem, other, cure = "noisy labels, where source and target have the same classes", "transfer", ""
+    if transfer:
+      problem, other, cure = "transfer between different classes", "noisy labels", ", 'source_only'"
     raise ValueError(
-        f"config.data.shared_classes=False: method {config.method!r} is for noisy labels, where source and target "
-        "have the same classes; take 'soseleto', 'finetune', 'joint' or 'target_only' for transfer"
+        f"config.data.shared_classes={config.data.shared_classes}: method {config.method!r} is for {problem}; "
+        f"take 'soseleto', 'finetune', 'joint'{cure} or 'target_only' for {other}"
     )
   num_steps = config.num_epochs * steps_per_epoch
   schedule = optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)
   return num_steps, schedule, optimizers.make_optimizer(config.optimizer, schedule)
+
+
+def refuse_state(config: ConfigDict, mutable: bool) -> None:
+  """Raises ValueError for a network that carries state, `mutable`."""
+  if mutable:
+    raise ValueError(
+        f"config.model.name={config.model.name!r} carries state (BatchNorm), which couples the examples of a batch; "
+        "take a network without, such as 'cifar_quick'"
+    )

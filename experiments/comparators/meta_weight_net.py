@@ -18,7 +18,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from experiments.comparators.common import network_training
+from experiments.comparators.common import network_training, refuse_state
 from soseleto_jax import nonfinite
 from soseleto_jax.alignment import LossFn, gradient_alignment
 from soseleto_jax.data.task import Task
@@ -139,11 +139,7 @@ def make_phases(
     ValueError: for a model that carries state.
   """
   del params, task
-  if mutable:
-    raise ValueError(
-        f"config.model.name={config.model.name!r} carries state (BatchNorm), which couples the examples of a batch; "
-        "take a network without, such as 'cifar_quick'"
-    )
+  refuse_state(config, mutable)
   num_steps, schedule, of_network = network_training(config, steps_per_epoch)
   optimizer = optax.partition(
       {

@@ -1,0 +1,48 @@
+"""More images of the target's classes, for methods that learn from them without their labels."""
+
+import functools
+
+import ml_collections
+import numpy as np
+
+from soseleto_jax.data import draws, lazy, sides
+from soseleto_jax.data.selection import Examples
+
+
+def get_unlabelled(config: ml_collections.ConfigDict, seed: int, num_examples: int = 0) -> Examples:
+  """Returns images of the target's split and classes beside those of the task with this config and seed.
+
+  None of them is also a target, validation or test image.
+
+  Args:
+    config: the block that `soseleto_jax.data.task.data_config` returns, for transfer.
+    seed: the experiment's seed.
+    num_examples: how many; all that remain where there are fewer, or for 0.
+
+  Returns:
+    "x" as the task's target stores it, not normalised; "label", int32 `[N]`, for scoring alone; "row", int32 `[N]`,
+    their places in the split, ascending. With the same seed, fewer examples are part of more.
+
+  Raises:
+    ValueError: for a config that cannot be used, `shared_classes`, or where no images remain.
+    RuntimeError: where a data set is not there and cannot be prepared.
+  """
+  sides.check_config(config)
+  if config.shared_classes:
+    raise ValueError(
+      "config.data.shared_classes=True: what target and validation leave is the source; unlabelled images are for "
+      "transfer between classes"
+    )
+  if num_examples < 0:
+    raise ValueError(f"num_examples={num_examples} is negative; give 0 for all that remain, or more")
+  side = config.target
+  most_bytes = lazy.memory_limit(config.feed, 1)
+  read = functools.partial(sides.read, data_dir=config.data_dir, most_bytes=most_bytes)
+  pool = sides.choose(read, side, side.split, "target")
+  pool = pool.without(sides.choose(read, side, side.test_split, "target.test_split"))
+  drawn = [part for part in sides.draw_target(pool, side, seed) if part is not None]
+  rest = pool.without(*drawn)
+  if not len(rest):
+    raise ValueError("config.data.target: target and validation leave no images of its split; ask for fewer of them")
+  order = draws.permutation(len(rest), seed, "select", "unlabelled")
+  return rest.take(np.sort(order[: num_examples or len(rest)])).examples
