@@ -9,9 +9,11 @@ Renders every table of experiments/results anew, and puts into README.md those t
 import pathlib
 import re
 
-from experiments import figure2, human_noise, runs, table1, table2, tables
+from experiments import figure1, figure2, human_noise, runs, svhn_instances, table1, table2, tables, unlabelled
 
-EXPERIMENTS = (table1.EXPERIMENT, figure2.EXPERIMENT, table2.EXPERIMENT, human_noise.EXPERIMENT)
+EXPERIMENTS = tuple(
+    module.EXPERIMENT for module in (figure1, table1, figure2, table2, svhn_instances, unlabelled, human_noise)
+)
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
 _PLACE = re.compile(r"(<!-- (\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -26,7 +26,9 @@ from ml_collections import ConfigDict
 from soseleto_jax import methods, metrics
 from soseleto_jax.config import changed_fields, default_config
 from soseleto_jax.data import sides
+from soseleto_jax.data.selection import Examples
 from soseleto_jax.data.task import Task, get_task
+from soseleto_jax.data.unlabelled import get_unlabelled
 from soseleto_jax.train import Result, train_and_evaluate
 
 PROTOCOLS = ("full", "small")
@@ -127,6 +129,11 @@ def recorded_metrics(result: Result) -> dict[str, Any]:
     _, wrong = metrics.retention_curve(columns["alpha"], columns["label"] != columns["true_label"], points=51)
     values["retention"] = np.round(wrong[1:], 5).tolist()
   return values
+
+
+def unlabelled_of(config: ConfigDict) -> Examples:
+  """Returns all target images beside those of `task_of(config)`, for transfer between classes."""
+  return get_unlabelled(config.data, config.seed, read=_read)
 
 
 def read_records(path: pathlib.Path, protocol: str) -> list[Record]:

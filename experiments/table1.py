@@ -4,7 +4,6 @@ Every method has the same network, source, flipped labels, clean target, epochs 
 configs/cifar_noise.py for both protocols. Accuracies are those of the last epoch on the 10,000 test images.
 """
 
-import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,13 +14,9 @@ from configs import cifar_noise
 from experiments import runs, tables
 from experiments.comparators import learning_to_reweight, meta_weight_net, noise_layer, noise_types
 from experiments.comparators.confident_learning import confident_learning
-from experiments.tables import Method
+from experiments.tables import Method, with_phases
 
 NOISE = (0.3, 0.4, 0.5)
-
-
-def _with_phases(module):
-  return functools.partial(runs.train_run, make_phases=module.make_phases)
 
 
 def _confident_learning(config, workdir, **settings):
@@ -31,15 +26,15 @@ def _confident_learning(config, workdir, **settings):
 
 METHODS = {
     "source_only": Method("source only", (65.57, 62.38, 57.36)),
-    "noise_layer": Method("noise layer (Sukhbaatar et al. 2014)", (69.73, 66.66, 63.39), _with_phases(noise_layer)),
-    "noise_types": Method("noise types (Xiao et al. 2015)", (69.81, 66.76, 63.0), _with_phases(noise_types)),
+    "noise_layer": Method("noise layer (Sukhbaatar et al. 2014)", (69.73, 66.66, 63.39), with_phases(noise_layer)),
+    "noise_types": Method("noise types (Xiao et al. 2015)", (69.81, 66.76, 63.0), with_phases(noise_types)),
     "soseleto_paper": Method("SOSELETO, published rule", (72.41, 69.98, 66.33)),
     "soseleto": Method("SOSELETO, best settings", (72.41, 69.98, 66.33)),
     "target_only": Method("clean target only"),
     "finetune": Method("source, then fine-tuned on the target"),
     "joint": Method("source and target jointly"),
-    "learning_to_reweight": Method("Learning to Reweight (Ren et al. 2018)", train=_with_phases(learning_to_reweight)),
-    "meta_weight_net": Method("Meta-Weight-Net (Shu et al. 2019)", train=_with_phases(meta_weight_net)),
+    "learning_to_reweight": Method("Learning to Reweight (Ren et al. 2018)", train=with_phases(learning_to_reweight)),
+    "meta_weight_net": Method("Meta-Weight-Net (Shu et al. 2019)", train=with_phases(meta_weight_net)),
     "confident_learning": Method(
         "confident learning (Northcutt et al. 2021)",
         train=_confident_learning,

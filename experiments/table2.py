@@ -10,15 +10,35 @@ from collections.abc import Sequence
 
 from configs import svhn_mnist
 from experiments import runs, tables
-from experiments.tables import Method
+from experiments.comparators import label_efficient, matching_networks
+from experiments.tables import Method, with_phases
 
 NUM_TARGET = (20, 25)
+
+
+def _label_efficient(config, workdir, **settings):
+  unlabelled = runs.unlabelled_of(config)["x"]
+  return runs.train_run(config, workdir, label_efficient.make_phases, unlabelled=unlabelled, **settings)
+
 
 METHODS = {
     "target_only": Method("target only", (80.1, 84.0)),
     "finetune": Method("source, then fine-tuned on the target", (80.2, 83.0)),
     "joint": Method("source and target jointly"),
     "soseleto": Method("SOSELETO", (83.2, 87.9)),
+    "matching_networks": Method(
+        "matching networks (Vinyals et al. 2016)", (56.6, 51.3), with_phases(matching_networks)
+    ),
+    "matching_networks_tuned": Method(
+        "the same, fine-tuned on the target", (79.3, 82.7), with_phases(matching_networks), {"finetune": True}
+    ),
+    "adversarial": Method(
+        "unlabelled images too: Luo et al. 2017, adversarial only",
+        (80.4, 83.1),
+        _label_efficient,
+        {"semantic_weight": 0.0},
+    ),
+    "label_efficient": Method("unlabelled images too: Luo et al. 2017", (94.2, 95.0), _label_efficient),
 }
 
 

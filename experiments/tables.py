@@ -1,8 +1,10 @@
 """Tables in Markdown from records: mean and standard deviation over seeds beside the published number."""
 
 import dataclasses
+import functools
 import pathlib
 import statistics
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +28,11 @@ class Method:
   published: Sequence[float | None] = ()
   train: Train = train_run
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def with_phases(comparator: types.ModuleType) -> Train:
+  """Returns what trains by a comparator's `make_phases`."""
+  return functools.partial(train_run, make_phases=comparator.make_phases)
 
 
 def by_seed(records: Sequence[Record], method: str, conditions: Mapping[str, Any], metric: str) -> dict[int, float]:

@@ -1,15 +1,18 @@
 """More images of the target's classes, for methods that learn from them without their labels."""
 
 import functools
+from collections.abc import Callable
 
 import ml_collections
 import numpy as np
 
 from soseleto_jax.data import draws, lazy, sides
-from soseleto_jax.data.selection import Examples
+from soseleto_jax.data.selection import Examples, Subset
 
 
-def get_unlabelled(config: ml_collections.ConfigDict, seed: int, num_examples: int = 0) -> Examples:
+def get_unlabelled(
+  config: ml_collections.ConfigDict, seed: int, num_examples: int = 0, read: Callable[..., Subset] = sides.read
+) -> Examples:
   """Returns images of the target's split and classes beside those of the task with this config and seed.
 
   None of them is also a target, validation or test image.
@@ -18,6 +21,7 @@ def get_unlabelled(config: ml_collections.ConfigDict, seed: int, num_examples: i
     config: the block that `soseleto_jax.data.task.data_config` returns, for transfer.
     seed: the experiment's seed.
     num_examples: how many; all that remain where there are fewer, or for 0.
+    read: as in `soseleto_jax.data.task.get_task`.
 
   Returns:
     "x" as the task's target stores it, not normalised; "label", int32 `[N]`, for scoring alone; "row", int32 `[N]`,
@@ -37,7 +41,7 @@ def get_unlabelled(config: ml_collections.ConfigDict, seed: int, num_examples: i
     raise ValueError(f"num_examples={num_examples} is negative; give 0 for all that remain, or more")
   side = config.target
   most_bytes = lazy.memory_limit(config.feed, 1)
-  read = functools.partial(sides.read, data_dir=config.data_dir, most_bytes=most_bytes)
+  read = functools.partial(read, data_dir=config.data_dir, most_bytes=most_bytes)
   pool = sides.choose(read, side, side.split, "target")
   pool = pool.without(sides.choose(read, side, side.test_split, "target.test_split"))
   drawn = [part for part in sides.draw_target(pool, side, seed) if part is not None]
