@@ -36,7 +36,7 @@ def default_config() -> ConfigDict:
           batch_size=256,  # B
           target_batch_size=32,  # T
           target_balanced=False,  # target batches drawn class by class
-          target_weight=1.0,  # of "joint": of the target's mean loss, beside 1 for the source's
+          target_weight=1.0,  # of the target's mean loss, beside 1 for the source's, where parameters descend both
           flip_source=False,  # mirror each source image with probability 1/2
           num_epochs=20,  # passes over the source; the other methods take as many steps
           finetune_epochs=5.0,  # of "finetune": on the target, after num_epochs on the source

@@ -112,6 +112,7 @@ def make_phases(
         optimizer,
         alpha_step_size=lambda step: config.alpha.step_size * schedule(step) / config.optimizer.learning_rate,
         target_params=_target_params(config, task),
+        target_weight=config.target_weight,
         target_params_loss=None if config.alpha.target_loss == "cross_entropy" else losses["target"],
         alignment_params=_alignment_params(config.alpha.params, params, task.shared_classes),
         alignment_transform=[_transform(name, task) for name in config.alpha.transforms],

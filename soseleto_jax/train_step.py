@@ -56,6 +56,7 @@ def make_train_step(
     alpha_step_size: float | optax.Schedule,
     target_params: Any = None,
     target_params_loss: LossFn | None = None,
+    target_weight: float = 1.0,
     alignment_params: Any = None,
     alignment_transform: Transform | Sequence[Transform] | None = None,
     contraction: str = "jvp",
@@ -72,7 +73,7 @@ def make_train_step(
 
   .. math::
     g_t &= \partial \tfrac1T \sum_i \ell^t_i, \qquad q_j = \langle \partial \ell^s_j, g_t \rangle \\
-    g &= \tfrac1B \sum_j a_j \, \partial \ell^s_j \; (+ \, g_t \text{ on target\_params}) \\
+    g &= \tfrac1B \sum_j a_j \, \partial \ell^s_j \; (+ \, w \, g_t \text{ on target\_params, w = target\_weight}) \\
     \theta &\leftarrow \theta + \mathrm{optimizer}(g), \qquad
     \alpha_b \leftarrow \mathrm{clip}(\alpha_b + s\, q, 0, 1)
 
@@ -92,6 +93,7 @@ def make_train_step(
       classifier). None: the target acts through `alpha` alone.
     target_params_loss: `LossFn` of the target batch that `target_params` descend. None: `target_loss`, whose gradient
       then serves both purposes; another one costs a second pass over the target batch.
+    target_weight: factor of that gradient. With T / B an example counts the same whichever set it comes from.
     alignment_params: prefix tree of bools, True where a leaf takes part in the inner product. None: all.
     alignment_transform: `f(q, losses, batch, axis_name) -> q`, or several, applied in turn before the update of
       `alpha`. None: as published.
@@ -192,7 +194,7 @@ def make_train_step(
       if target_params_loss:
         descent_fn = _bind(target_params_loss, target_batch, target_rng, state.model_state, "target_params_loss")
         _, g_descent = target_gradient(descent_fn, target_point, target_params)
-      gradient = _add(gradient, target_params, g_descent)
+      gradient = _add(gradient, target_params, jax.tree.map(lambda leaf: target_weight * leaf, g_descent))
 
     mean = lambda values: _psum(jnp.sum(values), axis_name) / num_valid
     metrics = {
@@ -212,12 +214,7 @@ def make_train_step(
 
 
 def make_joint_step(
-    source_loss: LossFn,
-    target_loss: LossFn,
-    optimizer: optax.GradientTransformation,
-    *,
-    target_weight: float = 1.0,
-    **options: Any,
+    source_loss: LossFn, target_loss: LossFn, optimizer: optax.GradientTransformation, **options: Any
 ) -> Step:
   """Builds a step that descends both mean losses at once: `make_train_step` with an `alpha` that stays as it is.
 
@@ -227,26 +224,10 @@ def make_joint_step(
     source_loss: `LossFn` of the source batch, weighted by `alpha`.
     target_loss: `LossFn` of the target batch.
     optimizer: any optax transformation.
-    target_weight: of the mean target loss, beside 1 for the source. With T / B an example counts the same whichever
-      set it comes from.
-    **options: `skip_nonfinite` and `axis_name` of `make_train_step`.
-
-  Returns:
-    A `Step` as `make_train_step` does; "target_loss" and "target_grad_norm" have the weight in them.
+    **options: `target_weight`, `skip_nonfinite` and `axis_name` of `make_train_step`.
   """
-
-  def weighted(*args):
-    result = target_loss(*args)
-    return (target_weight * result[0], result[1]) if isinstance(result, tuple) else target_weight * result
-
   return make_train_step(
-      source_loss,
-      weighted,
-      optimizer,
-      alpha_step_size=0.0,
-      target_params=True,
-      alignment_params=False,
-      **options,
+      source_loss, target_loss, optimizer, alpha_step_size=0.0, target_params=True, alignment_params=False, **options
   )
 
 
