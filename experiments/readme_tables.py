@@ -1,6 +1,7 @@
 """The README's tables, from the records: `python -m experiments.readme_tables`.
 
-Renders every table of experiments/results anew, and puts into README.md those that it names, each between two lines:
+Renders every table of experiments/results anew, and puts into README.md the first of each file that it names, between
+two lines:
 
     <!-- table1_small.md -->
     <!-- end -->
@@ -28,12 +29,12 @@ def render_all(results: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def filled(text: str, folder: pathlib.Path) -> str:
-  """Returns a text with the tables of a folder in their places; "not run" where there is none yet."""
+  """Returns a text with the first table of each file in its place; "not run" where there is none yet."""
 
   def table(match):
     path = folder / match[2]
-    content = path.read_text(encoding="utf-8") if path.exists() else f"{tables.NOT_RUN}\n"
-    return f"{match[1]}\n{content}\n{match[3]}"
+    caption_and_table = path.read_text(encoding="utf-8").split("\n\n")[:2] if path.exists() else [tables.NOT_RUN]
+    return "\n\n".join([match[1], *(part.strip() for part in caption_and_table), match[3]])
 
   return _PLACE.sub(table, text)
 
