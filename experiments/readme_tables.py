@@ -34,7 +34,7 @@ def filled(text: str, folder: pathlib.Path) -> str:
   def table(match):
     path = folder / match[2]
     caption_and_table = path.read_text(encoding="utf-8").split("\n\n")[:2] if path.exists() else [tables.NOT_RUN]
-    return "\n\n".join([match[1], *(part.strip() for part in caption_and_table), match[3]])
+    return "\n\n".join([match[1].strip(), *(part.strip() for part in caption_and_table), match[3]])
 
   return _PLACE.sub(table, text)
 
