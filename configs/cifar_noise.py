@@ -78,4 +78,8 @@ def get_config(argument=None):
         params=("classifier",),
         transforms=("center_by_class", "residual_normalize", "standardize"),
     )
+    if arg.small:
+      config.target_batch_size = 100
+      config.target_weight = 0.25
+      config.alpha.update(step_size=0.1, target_params="all")
   return config
