@@ -13,8 +13,8 @@ images of which the first stage (79.1 %) got 20.2 % wrong. After 1, 2 and 3 epoc
   the same, and the network on the labelled images too         78.6 81.7 80.2
   plain training                                               78.5 81.1 81.3
 
-These differ by no more than chance does. The weights do not tell the wrong labels, with an area under the ROC curve of
-0.36 to 0.46: the first stage has learned from the same 25 images all that they have to say.
+The best of each differ by no more than chance. The weights do not tell the wrong labels, with an area under the ROC
+curve of 0.36 to 0.46; perhaps because the first stage has learned from the same 25 images what they have to say.
 """
 
 import dataclasses
