@@ -4,6 +4,17 @@ SOSELETO takes SVHN 0-4 to MNIST 5-9 with 25 labelled images, as in Table 2. The
 MNIST's training images of 5-9, and SOSELETO, from new initial weights, takes these images with the predicted labels for
 a source whose labels may be wrong, and the 25 labelled ones for its target. Beside it plain training on the same
 predicted labels shows what the weights add. `small` draws 10,000 images of each source.
+
+The second stage's settings have the validation accuracy, on 1,000 images, of draw 1 behind them, with 10,000 unlabelled
+images of which the first stage (79.1 %) got 20.2 % wrong. After 1, 2 and 3 epochs:
+
+  alpha's step 1                                               78.3 81.5 79.5
+  log-odds, centred, normalised, standardised, step 0.1        78.3 81.3 79.6
+  the same, and the network on the labelled images too         78.6 81.7 80.2
+  plain training                                               78.5 81.1 81.3
+
+The best of each differ by no more than chance. The weights do not tell the wrong labels, with an area under the ROC
+curve of 0.36 to 0.46; perhaps because the first stage has learned from the same 25 images what they have to say.
 """
 
 import dataclasses
@@ -29,7 +40,7 @@ from soseleto_jax.train_state import TrainState
 SECOND = {
     "batch_size": 32,
     "target_batch_size": 25,
-    "num_epochs": 5,
+    "num_epochs": 2,
     "optimizer.learning_rate": 1e-2,
     "optimizer.momentum": 0.9,
     "alpha.step_size": 1.0,
