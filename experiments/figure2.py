@@ -10,12 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import runs, table1, tables
+from soseleto_jax import figure_style
 
 METHODS = {
     "soseleto_paper": tables.Method("SOSELETO, published rule", (4.0, 10.0, 20.0)),
     "soseleto": tables.Method("SOSELETO, best settings", (4.0, 10.0, 20.0)),
 }
-_COLORS = ("#0072B2", "#009E73", "#D55E00")
+_COLORS = (figure_style.BLUE, figure_style.GREEN, figure_style.VERMILION)
 
 
 def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
@@ -28,10 +29,10 @@ def draw(records: Sequence[runs.Record]) -> Figure:
 
   Lines are means over seeds; the bands reach from the lowest to the highest seed. Dots: published, best half.
   """
-  figure = Figure(figsize=(4.5 * len(METHODS), 3.6), layout="constrained")
+  figure = figure_style.new_figure(4.5 * len(METHODS), 3.6)
   for number, (name, method) in enumerate(METHODS.items(), start=1):
     axes = figure.add_subplot(1, len(METHODS), number)
-    axes.set_title(method.title)
+    figure_style.style_axes(axes, method.title, "source examples kept, largest α first (%)", "wrong labels (%)")
     for noise, color, published in zip(table1.NOISE, _COLORS, method.published, strict=True):
       axes.plot(50, published, "o", color=color, markerfacecolor="none")
       curves = 100 * np.array(list(tables.by_seed(records, name, {"noise": noise}, "retention").values()))
@@ -39,11 +40,8 @@ def draw(records: Sequence[runs.Record]) -> Figure:
         kept = np.linspace(0, 100, curves.shape[1] + 1)[1:]
         axes.plot(kept, curves.mean(axis=0), color=color, label=f"{noise:.0%} wrong labels")
         axes.fill_between(kept, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2, linewidth=0)
-    axes.set_xlabel("source examples kept, largest α first (%)")
-    axes.set_ylabel("wrong labels among them (%)")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 55)
-    axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
       axes.legend(frameon=False)
   return figure
@@ -58,7 +56,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
   conditions, levels = [{"noise": noise} for noise in table1.NOISE], [f"{noise:.0%}" for noise in table1.NOISE]
   caption = "Wrong labels in % among the half of the source with the largest weights: mean ± sd over seeds (how many)"
   tables.write(folder / f"figure2_{protocol}.md", (caption, tables.beside(METHODS, halves, conditions, levels, "half")))
-  draw(records).savefig(folder / f"figure2_{protocol}.png", dpi=150)
+  figure_style.save(draw(records), folder / f"figure2_{protocol}.png")
 
 
 EXPERIMENT = runs.Experiment("table1", make_runs, render)

@@ -1,0 +1,53 @@
+"""Table 2: the same draws for every method, and differences draw by draw."""
+
+import pytest
+
+from experiments import runs, table2
+from experiments.comparators import label_efficient
+from soseleto_jax.config import METHODS, validate
+
+
+@pytest.mark.parametrize("protocol", runs.PROTOCOLS)
+def test_every_method_has_the_same_data_network_and_epochs(protocol):
+  shared = {}
+  chosen = table2.make_runs(protocol, [0, 1])
+  for run in chosen:
+    validate(run.config, own_method=run.config.method not in METHODS)
+    config = run.config.to_dict()
+    fields = {name: config[name] for name in ("data", "model", "num_epochs", "batch_size", "optimizer", "flip_source")}
+    assert shared.setdefault((run.conditions["num_target"], run.config.seed), fields) == fields, run.method
+    assert config["data"]["target"]["num_examples"] == run.conditions["num_target"]
+    assert config["data"]["source"]["num_examples"] == {"full": 0, "small": 10_000}[protocol]
+  assert set(shared) == {(20, 0), (25, 0), (20, 1), (25, 1)}
+  assert len({run.folder() for run in chosen}) == len(chosen) == 4 * len(table2.METHODS)
+
+
+def test_ten_draws_unless_told_otherwise():
+  assert len(set(table2.EXPERIMENT.seeds)) == 10
+
+
+def test_unlabelled_images_come_with_the_run(monkeypatch, tmp_path):
+  handed = {}
+  monkeypatch.setattr(table2.runs, "unlabelled_of", lambda config: {"x": config.seed, "label": "not read"})
+  monkeypatch.setattr(table2.runs, "train_run", lambda *args, **settings: handed.update(args=args, **settings))
+  (run,) = [run for run in table2.make_runs("small", [3]) if run.method == "adversarial"][:1]
+  run.train(run.config, tmp_path, **run.settings)
+  assert handed["args"][2] is label_efficient.make_phases
+  assert handed["unlabelled"] == 3 and handed["semantic_weight"] == 0
+
+
+def test_cells(tmp_path):
+  records = []
+  for run in table2.make_runs("small", [0, 1, 2]):
+    ahead = {"soseleto": 0.01, "target_only": 0.02 * (run.config.seed == 2)}.get(run.method)
+    if ahead is not None and (run.method, run.conditions["num_target"]) != ("target_only", 20):
+      values = {"test_accuracy": 0.7 + run.config.seed / 10 + ahead, "num_source": 10_000}
+      records.append(
+          {"method": run.method, "conditions": run.conditions, "config": run.config.to_dict(), "metrics": values}
+      )
+  table2.render("small", records, tmp_path)
+  text = (tmp_path / "table2_small.md").read_text(encoding="utf-8")
+  assert "| SOSELETO | 81.0 ± 10.0 (3) | 83.2 | -2.2 | 81.0 ± 10.0 (3) | 87.9 | -6.9 |" in text
+  assert "| target only | not run | 80.1 |  | 80.7 ± 11.0 (3) | 84.0 | -3.3 |" in text
+  assert "| target only | not run |  | 0.3 ± 1.2 (3) | 2 of 3 |" in text  # by 1, 1 and -1 points
+  assert "10,000 source images" in text
