@@ -11,8 +11,8 @@ known too, for analysis alone.
 Run by `python -m experiments.human_noise`.
 
 Arguments: `labels` (wrong among all 50,000: worse_label 40.2 %, aggre_label 9.0 %, random_label1 17.2 %, random_label2
-18.1 %, random_label3 17.6 %), and `small`, `paper` and `runlocal` of configs/cifar_noise.py. TFDS prepares the set
-`cifar10_n` from files that its authors offer for download, and says which.
+18.1 %, random_label3 17.6 %), and `small`, `paper`, `joint` and `runlocal` of configs/cifar_noise.py. TFDS prepares the
+set `cifar10_n` from files that its authors offer for download, and says which.
 """
 
 from configs import cifar_noise
@@ -21,8 +21,8 @@ from soseleto_jax.config import parse_argument
 
 def get_config(argument=None):
   """Returns the experiment; see the module's docstring."""
-  arg = parse_argument(argument, labels="worse_label", small=False, paper=False, runlocal=False)
-  config = cifar_noise.get_config(",".join(name for name in ("small", "paper", "runlocal") if arg[name]))
+  arg = parse_argument(argument, labels="worse_label", small=False, paper=False, joint=False, runlocal=False)
+  config = cifar_noise.get_config(",".join(name for name in ("small", "paper", "joint", "runlocal") if arg[name]))
   config.name = f"CIFAR-10N, {arg.labels}"
   config.data.source.update(dataset="cifar10_n", label_key=arg.labels, noise="none", noise_rate=0.0)
   return config

@@ -47,7 +47,7 @@ from soseleto_jax.config import default_config, parse_argument
 
 def get_config(argument=None):
   """Returns the experiment; see the module's docstring."""
-  arg = parse_argument(argument, noise=0.3, small=False, paper=False, runlocal=False)
+  arg = parse_argument(argument, noise=0.3, small=False, paper=False, joint=False, runlocal=False)
   num_source, num_target, num_validation = 45_000, 4000, 1000
   if arg.small:
     num_source, num_target, num_validation = 10_000, 1000, 2000
@@ -78,8 +78,8 @@ def get_config(argument=None):
         params=("classifier",),
         transforms=("center_by_class", "residual_normalize", "standardize"),
     )
-    if arg.small:
-      config.target_batch_size = 100
-      config.target_weight = 0.25
-      config.alpha.update(step_size=0.1, target_params="all")
+  if arg.joint:
+    config.target_batch_size = 100
+    config.target_weight = 0.25
+    config.alpha.update(step_size=0.1, target_params="all")
   return config

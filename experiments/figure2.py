@@ -13,8 +13,8 @@ from experiments import runs, table1, tables
 from soseleto_jax import figure_style
 
 METHODS = {
-    "soseleto_paper": tables.Method("SOSELETO, published rule", (4.0, 10.0, 20.0)),
-    "soseleto": tables.Method("SOSELETO, best settings", (4.0, 10.0, 20.0)),
+    name: tables.Method(table1.METHODS[name].title, (4.0, 10.0, 20.0))
+    for name in ("soseleto_paper", "soseleto", "soseleto_joint")
 }
 _COLORS = (figure_style.BLUE, figure_style.GREEN, figure_style.VERMILION)
 

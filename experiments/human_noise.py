@@ -12,10 +12,10 @@ from experiments import runs, table1, tables
 from experiments.tables import Method
 
 LABELS = {"labels": "worse_label"}
-METHODS = {name: table1.METHODS[name] for name in ("source_only", "joint", "confident_learning", "soseleto")}
+METHODS = {name: table1.METHODS[name] for name in ("source_only", "joint", "confident_learning", "soseleto_joint")}
 DETECTORS = {
     "confident_learning": Method("cleanlab's label quality, low first"),
-    "soseleto": Method("1 - α, SOSELETO, best settings"),
+    "soseleto_joint": Method("1 - α of SOSELETO"),
 }
 
 
@@ -35,7 +35,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       (
           "SOSELETO minus the method, in points, on the same data: mean ± sd (how many); "
           "seeds on which SOSELETO is ahead",
-          tables.paired(METHODS, "soseleto", records, [LABELS], ["last epoch"]),
+          tables.paired(METHODS, "soseleto_joint", records, [LABELS], ["last epoch"]),
       ),
       (
           "Detectors of wrong labels (by chance: area 0.5, average precision the fraction of wrong labels)",

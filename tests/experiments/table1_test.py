@@ -28,7 +28,9 @@ def test_methods_differ_by_what_they_are_named_after():
   assert list(first) == list(table1.METHODS)
   assert len({run.folder() for run in table1.make_runs("small", [0, 1])}) == 2 * 3 * len(table1.METHODS)
   paper, best = first["soseleto_paper"].config, first["soseleto"].config
-  assert paper.method == best.method == "soseleto"
+  jointly = first["soseleto_joint"].config
+  assert paper.method == best.method == jointly.method == "soseleto"
+  assert [config.alpha.target_params for config in (paper, best, jointly)] == ["none", "none", "all"]
   assert (paper.alpha.target_loss, paper.alpha.transforms, paper.alpha.params) == ("cross_entropy", (), ())
   assert best.alpha.transforms
   assert first["joint"].config.method == "joint" and first["noise_layer"].config.method == "noise_layer"
@@ -36,12 +38,12 @@ def test_methods_differ_by_what_they_are_named_after():
 
 def test_cells(tmp_path):
   """Accuracies that tell method, noise and seed; of two methods, all that was run."""
-  chosen = [run for run in table1.make_runs("small", [0, 1]) if run.method in ("source_only", "soseleto")]
+  chosen = [run for run in table1.make_runs("small", [0, 1]) if run.method in ("source_only", "soseleto_joint")]
 
   def record(run, protocol):
-    value = 0.6 + 0.1 * (run.method == "soseleto") - run.conditions["noise"] / 10 + 0.01 * run.config.seed
+    value = 0.6 + 0.1 * (run.method == "soseleto_joint") - run.conditions["noise"] / 10 + 0.01 * run.config.seed
     metrics = {"test_accuracy": value, "test_accuracy_at_best": value + 0.05}
-    metrics |= {"auc": 0.9 + run.config.seed / 100} if run.method == "soseleto" else {}
+    metrics |= {"auc": 0.9 + run.config.seed / 100} if run.method == "soseleto_joint" else {}
     return json.dumps(
         {"protocol": protocol, "method": run.method, "conditions": dict(run.conditions), "metrics": metrics}
         | {"settings": dict(run.settings), "config": run.config.to_dict()}
@@ -60,7 +62,7 @@ def test_cells(tmp_path):
   assert accuracy.pop("source only") == [
       "57.5 ± 0.7 (2)", "65.6", "-8.1", "56.5 ± 0.7 (2)", "62.4", "-5.9", "55.5 ± 0.7 (2)", "57.4", "-1.9",
   ]  # fmt: skip
-  assert accuracy.pop("SOSELETO, best settings") == [
+  assert accuracy.pop("SOSELETO, best weights, and target jointly") == [
       "67.5 ± 0.7 (2)", "72.4", "-4.9", "66.5 ± 0.7 (2)", "70.0", "-3.5", "not run", "66.3", "",
   ]  # fmt: skip
   assert accuracy.pop("clean target only") == ["not run", "", ""] * 3
@@ -71,7 +73,8 @@ def test_cells(tmp_path):
   assert auc == {
       "": ["30%", "40%", "50%"],
       "SOSELETO, published rule": ["not run"] * 3,
-      "SOSELETO, best settings": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
+      "SOSELETO, best weights": ["not run"] * 3,
+      "SOSELETO, best weights, and target jointly": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
       "confident learning (Northcutt et al. 2021)": ["not run"] * 3,
   }
 
