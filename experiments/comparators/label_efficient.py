@@ -10,8 +10,11 @@ features of each layer, of the source images by the network as the source left i
 images by the copy; it learns to tell them apart, and the copy learns to have its own taken for the source's. L_ST is
 semantic transfer (equations 5-8): the entropy of each unlabelled image's softmax over its similarities to the source's
 classes, with temperature 2, and to the target's, with temperature 1, plus the cross-entropy of the labelled images by
-the latter. A similarity is the dot product of features with a class's centroid of norm 1. With β = 0 this is the
-authors' "fine-tune + adversarial".
+the latter. With β = 0 this is the authors' "fine-tune + adversarial".
+
+Equations and weights are as summaries of the paper give them. Chosen here: a similarity is the dot product of features
+with a class's centroid, of norm 1, in the batch of the source or in all of the labelled target; the discriminator's
+width; Adam and its rate.
 """
 
 from collections.abc import Sequence
@@ -142,7 +145,7 @@ def make_phases(
     semantic_weight: β; 0 for "fine-tune + adversarial".
     source_temperature: τ of the similarities to the source's classes.
     target_temperature: τ of those to the target's.
-    decay: γ of the discriminator. All five as in the paper.
+    decay: γ of the discriminator.
     adaptation_epochs: how long it goes on, in passes over the source.
     learning_rate: of Adam.
 

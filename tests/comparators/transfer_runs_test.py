@@ -21,14 +21,16 @@ METHODS = {
 pytestmark = pytest.mark.usefixtures("compiled_once", "no_report")
 
 
-def make_config(method):
-  return runs.make_config(method=method, data__shared_classes=False, model__hidden=(16,))
+def make_config(method, **fields):
+  return runs.make_config(method=method, data__shared_classes=False, model__hidden=(16,), **fields)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_resumes(tmp_path, method):
   task = runs.make_task(shared=False)
-  train = lambda folder: train_and_evaluate(make_config(method), tmp_path / folder, task, METHODS[method])
+  train = lambda folder, **fields: train_and_evaluate(
+      make_config(method, **fields), tmp_path / folder, task, METHODS[method]
+  )
   whole = train("whole")
   assert whole.summary["validation_accuracy"] > 0.5  # of 4 classes
 
@@ -37,6 +39,7 @@ def test_a_run_resumes(tmp_path, method):
   resumed = train("resumed")
   problems.assert_same_bits(resumed.state, whole.state)
   assert [record["test_loss"] for record in resumed.records] == [record["test_loss"] for record in whole.records]
+  problems.assert_close(train("skipping", on_nonfinite="skip").state.params, whole.state.params, rtol=1e-4, atol=1e-4)
 
 
 def test_matching_networks_are_evaluated_by_the_labelled_target():
