@@ -129,7 +129,8 @@ def _draw_sheets(record, protocol, folder):
   source = record["config"]["data"]["source"]
   ends = {4: record["metrics"]["highest"], 5: record["metrics"]["lowest"]}
   try:
-    split = tfds.load(source["dataset"], source["split"], record["config"]["data"]["data_dir"], most_bytes=0)
+    data_dir = record["config"]["data"]["data_dir"]
+    split = tfds.load(source["dataset"], source["split"], data_dir, most_bytes=0, prepare=False)
   except (RuntimeError, ValueError) as error:
     _LOGGER.warning("Figures 4 and 5 are not drawn: %s", error)
     return

@@ -35,7 +35,9 @@ METHODS = {
     "finetune": Method("source, then fine-tuned on the target"),
     "joint": Method("source and target jointly"),
     "learning_to_reweight": Method("Learning to Reweight (Ren et al. 2018)", train=with_phases(learning_to_reweight)),
-    "meta_weight_net": Method("Meta-Weight-Net (Shu et al. 2019)", train=with_phases(meta_weight_net)),
+    "meta_weight_net": Method(
+        "Meta-Weight-Net (Shu et al. 2019)", train=with_phases(meta_weight_net), settings={"meta_learning_rate": 0.1}
+    ),
     "confident_learning": Method(
         "confident learning (Northcutt et al. 2021)",
         train=_confident_learning,
@@ -84,6 +86,8 @@ def _config(get_config, conditions, name, protocol, seed):
       config.update(target_batch_size=32, target_balanced=False)
     if name in ("joint", "noise_layer", "noise_types", "confident_learning"):  # an image counts alike in both sets
       config.target_weight = config.target_batch_size / config.batch_size
+    if name in ("learning_to_reweight", "meta_weight_net"):  # which diverge at the others' rate
+      config.optimizer.learning_rate = 0.005
   return config
 
 

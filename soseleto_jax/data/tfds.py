@@ -25,6 +25,7 @@ def load(
   grayscale: bool = False,
   size: int = 0,
   most_bytes: float = math.inf,
+  prepare: bool = True,
 ) -> dict:
   """Reads a split of a TFDS image set.
 
@@ -38,6 +39,7 @@ def load(
     grayscale: whether to convert images to one channel (luma).
     size: height and width to resize images to, in pixels; 0 keeps theirs.
     most_bytes: images that take more in memory stay on disk.
+    prepare: whether a set that is not there is downloaded and prepared.
 
   Returns:
     A dict of `x` uint8 `[N, H, W, C]`, an array or `Images`, `label` int32 `[N]` and `class_names` tuple of str. Where
@@ -53,7 +55,7 @@ def load(
   if importlib.util.find_spec("PIL") is None:
     raise ImportError(f"reading the images of {name!r} needs Pillow: pip install pillow")
   data_dir = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "") or None
-  builder = _prepared_builder(name, data_dir)
+  builder = _prepared_builder(name, data_dir, prepare)
   image_key, channels = _image_feature(builder)
   mode = "L" if grayscale else MODES[channels]
   columns = {"label": label_key}
@@ -87,7 +89,7 @@ def load(
   return {"x": x, "class_names": class_names, **labels}
 
 
-def _prepared_builder(name: str, data_dir: str | None):
+def _prepared_builder(name: str, data_dir: str | None, prepare: bool):
   """The set's builder, after preparing the set where it is not there yet."""
   folder = data_dir or tfds.core.constants.DATA_DIR
   try:
@@ -104,6 +106,8 @@ def _prepared_builder(name: str, data_dir: str | None):
     raise ValueError(f"data set {name!r} cannot be opened: {error}") from error
   if builder.is_prepared():
     return builder
+  if not prepare:
+    raise RuntimeError(_how_to_get(name, folder, "and was not to be prepared"))
   if importlib.util.find_spec("tensorflow") is None:
     # Said before TFDS downloads everything only to find it cannot write it.
     cause = "preparing it needs TensorFlow, which is not installed"

@@ -169,6 +169,17 @@ def test_a_missing_set_is_prepared(tmp_path, monkeypatch, random_set, png):
   assert sorted_rows(found["x"], found["label"]) == sorted_rows(images, labels)
 
 
+def test_a_missing_set_is_not_prepared_against_ones_will(tmp_path, monkeypatch):
+  import tensorflow_datasets
+
+  asked = []
+  present("tensorflow", monkeypatch)
+  monkeypatch.setattr(tensorflow_datasets.core.DatasetBuilder, "download_and_prepare", lambda *_, **__: asked.append(1))
+  with pytest.raises(RuntimeError, match="was not to be prepared.*tfds build mnist"):
+    tfds.load("mnist", "train", str(tmp_path), prepare=False)
+  assert not asked
+
+
 def test_a_set_in_another_format_is_explained(tiny_dir, monkeypatch):
   import tensorflow_datasets
 
