@@ -95,10 +95,12 @@ def test_a_checkpoint_whose_iterator_is_at_another_step(tmp_path, monkeypatch):
     train_and_evaluate(config, tmp_path, task)
 
 
-# 1 GB of memory that is not a file's, which the kernel sees to; on two cores, as each thread needs some.
+# 1 GB of memory that is not a file's, which the kernel sees to; on two cores and with small stacks, for each thread's
+# counts.
 LIMITED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9))
+resource.setrlimit(resource.RLIMIT_STACK, (2**20, 2**20))
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
