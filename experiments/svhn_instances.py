@@ -34,11 +34,8 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 
 
 def _config(protocol, seed):
-  config = svhn_mnist.get_config("source_classes=0-9")
+  config = svhn_mnist.get_config("source_classes=0-9" + ",small" * (protocol == "small"))
   config.seed = seed
-  if protocol == "small":
-    config.data.source.num_examples = 10_000
-    config.num_epochs = 4
   return config
 
 

@@ -1,7 +1,7 @@
 """The paper's Table 1, CIFAR-10 with wrong labels: `python -m experiments.table1 --protocol=small --seeds=0,1,2`.
 
-Every method has the same network, source, flipped labels, clean target, epochs and learning rates; see
-configs/cifar_noise.py for both protocols. Accuracies are those of the last epoch on the 10,000 test images.
+Every method has the same network, source, flipped labels, clean target and epochs, and all but two the same learning
+rates; see configs/cifar_noise.py for both protocols. Accuracies are those of the last epoch on the 10,000 test images.
 """
 
 import pathlib

@@ -60,12 +60,9 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 
 
 def _config(name, num_target, protocol, seed):
-  config = svhn_mnist.get_config(f"num_target={num_target}")
+  config = svhn_mnist.get_config(f"num_target={num_target}" + ",small" * (protocol == "small"))
   config.seed = seed
   config.method = name
-  if protocol == "small":
-    config.data.source.num_examples = 10_000
-    config.num_epochs = 4
   return config
 
 

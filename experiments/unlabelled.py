@@ -60,11 +60,8 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 
 
 def _config(protocol, seed):
-  config = svhn_mnist.get_config("num_target=25,source_classes=0-4")
+  config = svhn_mnist.get_config("num_target=25,source_classes=0-4" + ",small" * (protocol == "small"))
   config.seed = seed
-  if protocol == "small":
-    config.data.source.num_examples = 10_000
-    config.num_epochs = 4
   return config
 
 
