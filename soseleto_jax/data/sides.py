@@ -128,6 +128,16 @@ def draw_target(
   return pool.take(index), pool.take(held_out)
 
 
+def read_target(
+  read: Callable[..., Subset], side: ml_collections.ConfigDict, seed: int
+) -> tuple[Subset, Subset, Subset | None, Subset]:
+  """Reads the target's splits: the pool beside the test set, and drawn from it the target, validation; the test set."""
+  pool = choose(read, side, side.split, "target")
+  test = choose(read, side, side.test_split, "target.test_split")
+  pool = pool.without(test)
+  return pool, *draw_target(pool, side, seed), test
+
+
 def draw_source(pool: Subset, side: ml_collections.ConfigDict, seed: int) -> Subset:
   """Draws the source set from what target and validation left, and gives it its label noise."""
   if not len(pool) or side.num_examples > len(pool):

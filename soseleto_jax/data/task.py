@@ -167,10 +167,7 @@ def get_task(
   most_bytes = lazy.memory_limit(config.feed, num_processes)
   read = functools.cache(functools.partial(read, data_dir=config.data_dir, most_bytes=most_bytes))
 
-  target_pool = sides.choose(read, target_side, target_side.split, "target")
-  test = sides.choose(read, target_side, target_side.test_split, "target.test_split")
-  target_pool = target_pool.without(test)
-  target, validation = sides.draw_target(target_pool, target_side, seed)
+  target_pool, target, validation, test = sides.read_target(read, target_side, seed)
   held_out = [part for part in (target, validation, test) if part is not None]
   source_pool = sides.choose(read, source_side, source_side.split, "source").without(*held_out)
   source = sides.draw_source(source_pool, source_side, seed)

@@ -39,13 +39,10 @@ def get_unlabelled(
     )
   if num_examples < 0:
     raise ValueError(f"num_examples={num_examples} is negative; give 0 for all that remain, or more")
-  side = config.target
   most_bytes = lazy.memory_limit(config.feed, 1)
   read = functools.partial(read, data_dir=config.data_dir, most_bytes=most_bytes)
-  pool = sides.choose(read, side, side.split, "target")
-  pool = pool.without(sides.choose(read, side, side.test_split, "target.test_split"))
-  drawn = [part for part in sides.draw_target(pool, side, seed) if part is not None]
-  rest = pool.without(*drawn)
+  pool, target, validation, _ = sides.read_target(read, config.target, seed)
+  rest = pool.without(*(part for part in (target, validation) if part is not None))
   if not len(rest):
     raise ValueError("config.data.target: target and validation leave no images of its split; ask for fewer of them")
   order = draws.permutation(len(rest), seed, "select", "unlabelled")
