@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from soseleto_jax.models.pooling import max_pool
+from soseleto_jax.models.convolution import conv_few_channels
+from soseleto_jax.models.pooling import avg_pool, max_pool
 
 # Kernel initializers of conv1, conv2, conv3, dense and the classifier. Only conv1-3 feed a ReLU.
 _HE, _LECUN = nn.initializers.he_normal(), nn.initializers.lecun_normal()
@@ -51,16 +52,13 @@ class CifarQuick(nn.Module):
       raise ValueError(f"cifar_quick takes images [B, H, W, C], got shape {x.shape}")
     inits = _KERNEL_INITS[self.init]
 
-    def conv(x, features, name, kernel_init):
-      return nn.Conv(features, (5, 5), dtype=self.dtype, kernel_init=kernel_init, name=name)(x)
+    def conv(x, features, name, kernel_init, **options):
+      return nn.Conv(features, (5, 5), dtype=self.dtype, kernel_init=kernel_init, name=name, **options)(x)
 
-    x = conv(x, 32, "conv1", inits[0])
+    x = conv(x, 32, "conv1", inits[0], conv_general_dilated=conv_few_channels)
     x = nn.relu(max_pool(x, window=3, stride=2))
-    x = _average_pool(nn.relu(conv(x, 32, "conv2", inits[1])))
-    x = _average_pool(nn.relu(conv(x, 64, "conv3", inits[2])))
+    x = avg_pool(nn.relu(conv(x, 32, "conv2", inits[1])), window=3, stride=2)
+    x = avg_pool(nn.relu(conv(x, 64, "conv3", inits[2])), window=3, stride=2)
     x = x.reshape(x.shape[0], -1)
     return nn.Dense(64, dtype=self.dtype, kernel_init=inits[3], name="dense")(x)
 
-
-def _average_pool(x):
-  return nn.avg_pool(x, (3, 3), strides=(2, 2), padding="SAME", count_include_pad=False)
