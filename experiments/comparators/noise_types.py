@@ -11,9 +11,10 @@ noise a matrix C, whose diagonal is 0. In EM, the gradient of both networks' cro
 examples stay in the loss, and both networks are trained in advance.
 
 The paper has noisy labels of its clean examples too, counts C in these pairs, and trains the second network on them in
-advance. There are no such pairs here. In their place, that training is EM on the source with the first network, trained
-on the target, held fixed: its p(y | x) stands for the true labels, and C is what it makes of the noise. The mistakes of
-this network therefore show in C, which is not sparse either.
+advance. There are no such pairs here. In their place, that training is EM on the source with the first network held
+fixed: its p(y | x) stands for the true labels, and C is what it makes of the noise. The mistakes of this network
+therefore show in C, which is not sparse either. That network is trained in advance on source and target jointly: where
+clean examples are few, one that saw them alone takes most labels for wrong, and EM then goes astray.
 """
 
 from typing import Any
@@ -66,7 +67,7 @@ def make_phases(
     *,
     mutable: bool,
     axis_name: str | None,
-    clean_epochs: float = 5.0,
+    joint_epochs: float = 5.0,
     type_epochs: float = 2.0,
     confusion_rate: float = 0.03,
 ) -> tuple[Phase, ...]:
@@ -80,7 +81,7 @@ def make_phases(
     steps_per_epoch: steps of one pass over the source.
     mutable: whether the model carries state, which is refused.
     axis_name: the axis that the step is mapped over, or None.
-    clean_epochs: so long the first network is trained in advance, on the target; in epochs of the source.
+    joint_epochs: so long the first network is trained in advance, on both sets.
     type_epochs: then so long the second network and C, on the source; either takes one step at least.
     confusion_rate: learning rate of Adam for the logits of C.
 
@@ -123,15 +124,16 @@ def make_phases(
 
   options = dict(skip_nonfinite=config.on_nonfinite == "skip", axis_name=axis_name)
 
-  def in_advance(side, loss, epochs, *trained):
-    descend = optimizer(before_em, *trained)
-    step = make_plain_step(loss, descend, **options)
-    return Phase(max(1, round(epochs * steps_per_epoch)), (side,), (loss,), step, descend, start)
+  def phase(num_steps, losses, optimizer):
+    if len(losses) == 1:
+      step = make_plain_step(*losses, optimizer, **options)
+    else:
+      step = make_joint_step(*losses, optimizer, target_weight=config.target_weight, **options)
+    return Phase(num_steps, ("source", "target")[: len(losses)], losses, step, optimizer, start)
 
-  em = optimizer(schedule, "network", "types")
-  step = make_joint_step(noisy_loss, clean_loss, em, target_weight=config.target_weight, **options)
+  in_advance = lambda epochs: max(1, round(epochs * steps_per_epoch))
   return (
-      in_advance("target", clean_loss, clean_epochs, "network"),
-      in_advance("source", type_loss, type_epochs, "types", "confusion"),
-      Phase(num_steps, ("source", "target"), (noisy_loss, clean_loss), step, em),
+      phase(in_advance(joint_epochs), (clean_loss, clean_loss), optimizer(before_em, "network")),
+      phase(in_advance(type_epochs), (type_loss,), optimizer(before_em, "types", "confusion")),
+      phase(num_steps, (noisy_loss, clean_loss), optimizer(schedule, "network", "types")),
   )

@@ -81,7 +81,7 @@ def phases_of(config):
   network = model.init(jax.random.key(0), jnp.zeros((1, 5)))["params"]
   options = dict(mutable=False, axis_name=None)
   arguments = config, model, network, task, runs.STEPS_PER_EPOCH
-  return network, arguments, options, noise_types.make_phases(*arguments, **options, clean_epochs=0.5, type_epochs=0.75)
+  return network, arguments, options, noise_types.make_phases(*arguments, **options, joint_epochs=0.5, type_epochs=0.75)
 
 
 def batches(seed):
@@ -92,7 +92,7 @@ def batches(seed):
 def test_what_each_phase_trains():
   network, _, _, phases = phases_of(runs.make_config(method="noise_types"))
   assert [(phase.num_steps, phase.sets) for phase in phases] == [
-      (2, ("target",)), (3, ("source",)), (8, ("source", "target")),
+      (2, ("source", "target")), (3, ("source",)), (8, ("source", "target")),
   ]  # fmt: skip
   params = {"network": network, "extra": phases[0].extra}
   moved = []

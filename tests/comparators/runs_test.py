@@ -13,7 +13,7 @@ METHODS = {
     "noise_layer": functools.partial(noise_layer.make_phases, fixed_epochs=0.5),
     "learning_to_reweight": learning_to_reweight.make_phases,
     "meta_weight_net": functools.partial(meta_weight_net.make_phases, hidden=3, meta_learning_rate=10.0),
-    "noise_types": functools.partial(noise_types.make_phases, clean_epochs=0.5, type_epochs=0.5),
+    "noise_types": functools.partial(noise_types.make_phases, joint_epochs=0.5, type_epochs=0.5),
 }
 
 
