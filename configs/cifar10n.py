@@ -15,14 +15,19 @@ Arguments: `labels` (wrong among all 50,000: worse_label 40.2 %, aggre_label 9.0
 set `cifar10_n` from files that its authors offer for download, and says which.
 """
 
-from configs import cifar_noise
+import pathlib
+import runpy
+
 from soseleto_jax.config import parse_argument
+
+_CIFAR_NOISE = pathlib.Path(__file__).with_name("cifar_noise.py")  # wherever both are installed
 
 
 def get_config(argument=None):
   """Returns the experiment; see the module's docstring."""
   arg = parse_argument(argument, labels="worse_label", small=False, paper=False, joint=False, runlocal=False)
-  config = cifar_noise.get_config(",".join(name for name in ("small", "paper", "joint", "runlocal") if arg[name]))
+  switches = [name for name in ("small", "paper", "joint", "runlocal") if arg[name]]
+  config = runpy.run_path(str(_CIFAR_NOISE))["get_config"](",".join(switches))
   config.name = f"CIFAR-10N, {arg.labels}"
   config.data.source.update(dataset="cifar10_n", label_key=arg.labels, noise="none", noise_rate=0.0)
   return config
