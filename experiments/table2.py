@@ -15,6 +15,10 @@ from experiments.tables import Method, with_phases
 
 NUM_TARGET = (20, 25)
 
+# Of Luo et al. Validation on two draws of 25 images beside the ten, small: 77.9 % with 0.01, 78.2 % with 0; with 0.01 and
+# without semantic transfer 69.7 %. With the summaries' 0.1 it was 68 % on another draw.
+ADVERSARIAL_WEIGHT = 0.01
+
 
 def _label_efficient(config, workdir, **settings):
   unlabelled = runs.unlabelled_of(config)["x"]
@@ -37,9 +41,14 @@ METHODS = {
         "unlabelled images too: Luo et al. 2017, adversarial only",
         (80.4, 83.1),
         _label_efficient,
-        {"semantic_weight": 0.0},
+        {"adversarial_weight": ADVERSARIAL_WEIGHT, "semantic_weight": 0.0},
     ),
-    "label_efficient": Method("unlabelled images too: Luo et al. 2017", (94.2, 95.0), _label_efficient),
+    "label_efficient": Method(
+        "unlabelled images too: Luo et al. 2017",
+        (94.2, 95.0),
+        _label_efficient,
+        {"adversarial_weight": ADVERSARIAL_WEIGHT},
+    ),
 }
 
 
