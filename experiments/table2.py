@@ -15,8 +15,8 @@ from experiments.tables import Method, with_phases
 
 NUM_TARGET = (20, 25)
 
-# Of Luo et al. Validation on two draws of 25 images beside the ten, small: 77.9 % with 0.01, 78.2 % with 0; with 0.01 and
-# without semantic transfer 69.7 %. With the summaries' 0.1 it was 68 % on another draw.
+# Of Luo et al. Validation on two draws of 25 images beside the ten, small: 77.9 % with 0.01, 78.2 % with 0; with 0.01
+# and without semantic transfer 69.7 %. With the summaries' 0.1 it was 68 % on another draw.
 ADVERSARIAL_WEIGHT = 0.01
 
 
