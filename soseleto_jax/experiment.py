@@ -76,7 +76,8 @@ class Experiment:
     )
     held_out = {"validation": task.validation, "test": task.test}
     self._data = {name: put_set(examples, self._mesh) for name, examples in held_out.items() if examples is not None}
-    self._feeds = {name: self._feed(name, phase.num_steps) for phase in self._phases for name in phase.sets}
+    longest = {name: phase.num_steps for phase in sorted(self._phases, key=_length) for name in phase.sets}
+    self._feeds = {name: self._feed(name, num_steps) for name, num_steps in longest.items()}
     self._dispatch = functools.cache(self._compile)
     self._find_faulty = functools.cache(self._compile_find_faulty)
     self._fed = collections.deque(maxlen=2)  # a dispatch's metrics are read once the next one is on its way
@@ -129,7 +130,7 @@ class Experiment:
       ValueError: the state belongs to another step.
     """
     if "source" in self._feeds:
-      self._feeds["source"].restore(state, step)
+      self._feeds["source"].restore(state, self._source_position(step))
 
   def faulty_examples(self, state: TrainState, step: int) -> dict[str, list[int]]:
     """Finds the examples that make a step of the last two dispatches not finite, see `nonfinite.faulty_rows`.
@@ -165,6 +166,15 @@ class Experiment:
     if self.config.method != "soseleto" or "true_label" not in self.task.source:
       return {}
     return metrics_lib.detection(alpha, self.task.source["label"] != self.task.source["true_label"])
+
+  def _source_position(self, step):
+    """Returns how many batches of the source the phase that read them last has had at a step; each starts anew."""
+    start = position = 0
+    for phase in self._phases:
+      if "source" in phase.sets and start < step:
+        position = min(step - start, phase.num_steps)
+      start += phase.num_steps
+    return position
 
   def _feed(self, name, num_steps):
     examples, sampler = getattr(self.task, name), self._samplers[name]
@@ -222,6 +232,10 @@ class Experiment:
       return jax.lax.scan(one, state, batches)
 
     return jax.jit(several, donate_argnums=0)
+
+
+def _length(phase):
+  return phase.num_steps
 
 
 def _check_fit(config, task):

@@ -62,7 +62,6 @@ class Streaming:
     batches = grain.MapDataset.source(Batches(examples, sampler, num_steps, size, rows))
     on_devices = batches.to_iter_dataset(lazy.read_options()).map(functools.partial(_put, split, size))
     self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(on_devices, prefetch_buffer_size=_ON_DEVICES))
-    self._num_steps = num_steps
     self._join = jax.jit(lambda parts: jax.tree.map(lambda *p: jnp.concatenate(p), *parts), out_shardings=split)
 
   def batches(self, step: int, count: int) -> dict[str, jax.Array]:
@@ -91,7 +90,7 @@ class Streaming:
       return
     self._iterator.set_state(state)
     position = grain.experimental.get_next_index(self._iterator)
-    if position != min(step, self._num_steps):
+    if position != step:
       raise ValueError(
         f"the checkpoint of step {step} holds the iterator of step {position}; take the checkpoint before it"
       )

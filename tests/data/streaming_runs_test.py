@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from soseleto_jax import experiment
+from soseleto_jax import experiment, methods
 from soseleto_jax.data import lazy
 from soseleto_jax.data.streaming import Streaming
 from soseleto_jax.experiment import Experiment
@@ -54,6 +54,24 @@ def test_the_feed_changes_no_bit(tmp_path, monkeypatch, fields):
     saved = json.loads(next((workdir / "checkpoints" / str(step)).glob("loop/*")).read_text())["content"]
     assert (saved["loop"]["feed"] is None) == (feed == "resident")
   assert_same_run(train_and_evaluate(config("streaming"), workdir, task), straight)
+
+
+def make_phases(config, *args, **options):
+  """Phases of 2, 3, 4 and 1 steps on target, source, both, and source: the stream starts anew in each, or waits."""
+  at = lambda method: methods.make_phases(runs.make_config(method=method), *args, **options)[0]
+  lengths = {"target_only": 2, "source_only": 3, "soseleto": 4}
+  phases = [dataclasses.replace(at(method), num_steps=steps) for method, steps in lengths.items()]
+  return *phases, dataclasses.replace(phases[1], num_steps=1)
+
+
+@pytest.mark.parametrize("stop", range(1, 10))
+def test_stopped_in_any_phase(tmp_path, stop):
+  task = runs.make_task()
+  config = runs.make_config(method="mine", checkpoint_every_epochs=0.25, data__feed="streaming")
+  straight = train_and_evaluate(config, tmp_path / "straight", task, make_phases)
+  with runs.before_step(stop, runs.crash), pytest.raises(runs.Crash):
+    train_and_evaluate(config, tmp_path / "stopped", task, make_phases)
+  assert_same_run(train_and_evaluate(config, tmp_path / "stopped", task, make_phases), straight)
 
 
 @pytest.mark.parametrize(
