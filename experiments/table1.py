@@ -27,9 +27,7 @@ def _confident_learning(config, workdir, **settings):
 METHODS = {
     "source_only": Method("source only", (65.57, 62.38, 57.36)),
     "noise_layer": Method("noise layer (Sukhbaatar et al. 2014)", (69.73, 66.66, 63.39), with_phases(noise_layer)),
-    "noise_types": Method(
-        "noise types (Xiao et al. 2015)", (69.81, 66.76, 63.0), with_phases(noise_types), {"confusion_rate": 0.003}
-    ),
+    "noise_types": Method("noise types (Xiao et al. 2015)", (69.81, 66.76, 63.0), with_phases(noise_types)),
     "soseleto_paper": Method("SOSELETO, published rule", (72.41, 69.98, 66.33)),
     "soseleto": Method("SOSELETO, best weights", (72.41, 69.98, 66.33)),
     "soseleto_joint": Method("SOSELETO, best weights, and target jointly", (72.41, 69.98, 66.33)),
