@@ -1,6 +1,10 @@
 """Human labels: the config's data, and cells in their places."""
 
 import json
+import pathlib
+import runpy
+import shutil
+import sys
 import types
 
 import numpy as np
@@ -29,6 +33,14 @@ def test_labels():
   assert config.data.target.dataset == "cifar10" and config.data.source.num_examples == 45_000
   with pytest.raises(ValueError, match="'label' is unknown.*did you mean 'labels'"):
     cifar10n.get_config("label=worse_label")
+
+
+def test_the_config_needs_no_repository_around_it(monkeypatch, tmp_path):
+  for module in (cifar10n, cifar_noise):
+    shutil.copy(pathlib.Path(module.__file__), tmp_path)
+  monkeypatch.setitem(sys.modules, "configs", None)  # an import of it is now an error
+  installed = runpy.run_path(str(tmp_path / "cifar10n.py"))
+  assert installed["get_config"]("small") == cifar10n.get_config("small")
 
 
 @pytest.mark.parametrize("protocol", runs.PROTOCOLS)
