@@ -76,8 +76,10 @@ class Experiment:
     )
     held_out = {"validation": task.validation, "test": task.test}
     self._data = {name: put_set(examples, self._mesh) for name, examples in held_out.items() if examples is not None}
-    longest = {name: phase.num_steps for phase in sorted(self._phases, key=_length) for name in phase.sets}
-    self._feeds = {name: self._feed(name, num_steps) for name, num_steps in longest.items()}
+    self._feeds = {
+        name: self._feed(name, max(phase.num_steps for phase in self._phases if name in phase.sets))
+        for name in dict.fromkeys(name for phase in self._phases for name in phase.sets)
+    }
     self._dispatch = functools.cache(self._compile)
     self._find_faulty = functools.cache(self._compile_find_faulty)
     self._fed = collections.deque(maxlen=2)  # a dispatch's metrics are read once the next one is on its way
@@ -232,10 +234,6 @@ class Experiment:
       return jax.lax.scan(one, state, batches)
 
     return jax.jit(several, donate_argnums=0)
-
-
-def _length(phase):
-  return phase.num_steps
 
 
 def _check_fit(config, task):

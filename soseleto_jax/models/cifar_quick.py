@@ -61,4 +61,3 @@ class CifarQuick(nn.Module):
     x = avg_pool(nn.relu(conv(x, 64, "conv3", inits[2])), window=3, stride=2)
     x = x.reshape(x.shape[0], -1)
     return nn.Dense(64, dtype=self.dtype, kernel_init=inits[3], name="dense")(x)
-
