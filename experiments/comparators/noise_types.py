@@ -11,10 +11,10 @@ noise a matrix C, whose diagonal is 0. In EM, the gradient of both networks' cro
 examples stay in the loss, and both networks are trained in advance.
 
 The paper has noisy labels of its clean examples too, counts C in these pairs, and trains the second network on them in
-advance. There are no such pairs here. In their place, that training is EM on the source with the first network held
-fixed: its p(y | x) stands for the true labels, and C is what it makes of the noise. The mistakes of this network
-therefore show in C, which is not sparse either. That network is trained in advance on source and target jointly: where
-clean examples are few, one that saw them alone takes most labels for wrong, and EM then goes astray.
+advance. There are no such pairs here. In their place are the source's noisy labels and the classes that the first
+network finds most likely, once it is trained in advance on source and target jointly; its mistakes count as noise, and
+C is not sparse. Its probabilities instead of its classes would not do: trained on noisy labels, they tell how often a
+label is wrong, so that the second network ends at "no noise" for every image, and EM at joint training.
 """
 
 from typing import Any
@@ -56,6 +56,11 @@ def noisy_cross_entropy(
       jax.nn.logsumexp(log_other + log_confusion.T[label], axis=-1),
   ]
   return -jax.nn.logsumexp(log_type + jnp.stack(log_noisy, axis=-1), axis=-1)
+
+
+def most_likely_class(logits: jax.Array) -> jax.Array:
+  """Returns logits `[B, K]` of probability 1, to float32's precision, for the largest one's class."""
+  return 30.0 * jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
 
 
 def make_phases(
@@ -114,13 +119,13 @@ def make_phases(
   def clean_loss(params, *rest):
     return classification_loss(model)(params["network"], *rest)
 
-  def noisy_loss(params, batch, rng):
+  def noisy_loss(params, batch, rng, read=lambda logits: logits):
     type_logits = types.apply({"params": params["extra"]["types"]}, batch["x"], train=True, rngs={"dropout": rng})
-    through = lambda logits, label: noisy_cross_entropy(logits, type_logits, label, params["extra"]["confusion"])
+    through = lambda logits, label: noisy_cross_entropy(read(logits), type_logits, label, params["extra"]["confusion"])
     return classification_loss(model, loss=through)(params["network"], batch, rng)
 
   def type_loss(params, *rest):
-    return noisy_loss({**params, "network": jax.lax.stop_gradient(params["network"])}, *rest)
+    return noisy_loss(params, *rest, read=most_likely_class)
 
   options = dict(skip_nonfinite=config.on_nonfinite == "skip", axis_name=axis_name)
 

@@ -111,6 +111,22 @@ def test_what_each_phase_trains():
   assert moved == [[True, False, False], [False, True, True], [True, True, False]]
 
 
+@pytest.mark.parametrize("confidence", [1e-3, 1.0, 1e3])
+def test_noise_types_are_learned_from_classes(confidence):
+  """However sure the first network is: its class is the label's, or one of the others by either kind of noise."""
+  network, arguments, _, phases = phases_of(runs.make_config(method="noise_types"))
+  network["classifier"] = jax.tree.map(lambda leaf: confidence * leaf, network["classifier"])
+  types = jax.tree.map(jnp.zeros_like, phases[1].extra["types"])
+  types["classifier"]["bias"] = jnp.log(jnp.array([0.5, 0.2, 0.3]))
+  params = {"network": network, "extra": {**phases[1].extra, "types": types}}
+  batch, (loss,) = batches(0)["source"], phases[1].losses
+  classes = jnp.argmax(arguments[1].apply({"params": network}, batch["x"]), axis=-1)
+  agree = np.asarray(classes == batch["label"])
+  assert 0 < agree.sum() < len(agree)
+  expected = np.where(agree, 0.5, 0.5 / (runs.CLASSES - 1))  # C is even at first
+  np.testing.assert_allclose(np.exp(-loss(params, batch, jax.random.key(0))), expected, rtol=1e-5)
+
+
 def em_and_joint(kind):
   """The steps and states of EM, with noise of one kind alone, and of joint training from the same network."""
   network, arguments, options, phases = phases_of(runs.make_config(method="noise_types"))
