@@ -25,7 +25,8 @@ def get_config(argument=None):
   config.alpha.update(
       init=0.5,
       step_size=0.05,
-      target_loss="log_odds",
+      target_loss="margin",
+      direction="orthogonal",
       transforms=("center_by_class", "residual_normalize", "standardize"),
   )
   return config

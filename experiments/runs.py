@@ -75,7 +75,7 @@ class Run:
         same(self.method, "method")
         and same(dict(self.conditions), "conditions")
         and same(dict(self.settings), "settings")
-        and not changed_fields(_completed(record["config"]), self.config.to_dict())
+        and not changed_fields(*map(_computing, (_completed(record["config"]), self.config.to_dict())))
     )
 
 
@@ -249,6 +249,11 @@ def _completed(fields):
   complete = default_config().unlock()
   complete.update(fields)
   return complete.to_dict()
+
+
+def _computing(fields):
+  """Returns a config's fields without those of `alpha` where the method is another than SOSELETO, which reads none."""
+  return {name: value for name, value in fields.items() if name != "alpha" or fields["method"] == "soseleto"}
 
 
 def _machine():

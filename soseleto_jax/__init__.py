@@ -6,6 +6,7 @@ The pure core is `make_train_step` with `init_train_state` and `gradient_alignme
 
 from soseleto_jax import models
 from soseleto_jax.alignment import LossFn, gradient_alignment
+from soseleto_jax.directions import orthogonal
 from soseleto_jax.sharding import make_mesh, shard_train_state, shard_train_step
 from soseleto_jax.train_state import TrainState, init_train_state
 from soseleto_jax.train_step import make_joint_step, make_plain_step, make_train_step
@@ -22,6 +23,7 @@ __all__ = [
     "make_plain_step",
     "make_train_step",
     "models",
+    "orthogonal",
     "residual_normalize",
     "shard_train_state",
     "shard_train_step",

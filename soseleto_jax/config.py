@@ -12,7 +12,8 @@ from soseleto_jax.alignment import CONTRACTIONS
 from soseleto_jax.data.task import data_config
 
 METHODS = ("soseleto", "source_only", "target_only", "finetune", "joint")
-TARGET_LOSSES = ("cross_entropy", "log_odds")
+TARGET_LOSSES = ("cross_entropy", "log_odds", "margin")
+DIRECTIONS = ("gradient", "orthogonal")
 TARGET_PARAMS = ("none", "classifier", "all")
 ON_NONFINITE = ("stop", "skip")
 TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
@@ -58,6 +59,7 @@ def default_config() -> ConfigDict:
               contraction="jvp",
               microbatch_size=config_dict.placeholder(int),
               target_loss="cross_entropy",  # TARGET_LOSSES: whose gradient the source's are aligned with
+              direction="gradient",  # DIRECTIONS: what is made of that gradient before the inner product
               params=(),  # names of layers that the inner product runs over; () is all
               transforms=(),  # TRANSFORMS, applied in turn
               target_params="none",  # TARGET_PARAMS: what also descends the target's cross-entropy
@@ -116,6 +118,7 @@ def validate(config: ConfigDict, own_method: bool = False) -> None:
   else:
     _choice("method", config.method, METHODS)
   _choice("alpha.target_loss", config.alpha.target_loss, TARGET_LOSSES)
+  _choice("alpha.direction", config.alpha.direction, DIRECTIONS)
   _choice("alpha.target_params", config.alpha.target_params, TARGET_PARAMS)
   _choice("alpha.contraction", config.alpha.contraction, CONTRACTIONS)
   _choice("optimizer.name", config.optimizer.name, optimizers.OPTIMIZERS)

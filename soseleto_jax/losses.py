@@ -27,6 +27,17 @@ def log_odds(logits: jax.Array, label: jax.Array) -> jax.Array:
   return others - jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
 
 
+def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Mean logit of the other classes minus that of the label, `[B, K]` and int `[B]` to `[B]`.
+
+  Linear in the logits: every example pulls alike, away from all other classes alike, however sure the network is of
+  it. Unbounded below: for steering `alpha`, not for descending.
+  """
+  num_classes = logits.shape[-1]
+  of_label = jnp.sum(logits * jax.nn.one_hot(label, num_classes), axis=-1)
+  return (jnp.sum(logits, axis=-1) - num_classes * of_label) / (num_classes - 1)
+
+
 def classification_loss(
     model: nn.Module,
     *,

@@ -9,13 +9,14 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from soseleto_jax import optimizers, transforms
+from soseleto_jax import directions, optimizers, transforms
 from soseleto_jax.alignment import LossFn
 from soseleto_jax.data.task import Task
-from soseleto_jax.losses import classification_loss, cross_entropy, log_odds
+from soseleto_jax.losses import classification_loss, cross_entropy, log_odds, margin
 from soseleto_jax.train_step import Step, make_joint_step, make_plain_step, make_train_step
 
-TARGET_LOSSES = {"cross_entropy": cross_entropy, "log_odds": log_odds}
+TARGET_LOSSES = {"cross_entropy": cross_entropy, "log_odds": log_odds, "margin": margin}
+DIRECTIONS = {"gradient": None, "orthogonal": directions.orthogonal}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,6 +116,7 @@ def make_phases(
         target_weight=config.target_weight,
         target_params_loss=None if config.alpha.target_loss == "cross_entropy" else losses["target"],
         alignment_params=_alignment_params(config.alpha.params, params, task.shared_classes),
+        alignment_direction=DIRECTIONS[config.alpha.direction],
         alignment_transform=[_transform(name, task) for name in config.alpha.transforms],
         contraction=config.alpha.contraction,
         microbatch_size=config.alpha.microbatch_size,

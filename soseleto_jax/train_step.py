@@ -58,6 +58,7 @@ def make_train_step(
     target_params_loss: LossFn | None = None,
     target_weight: float = 1.0,
     alignment_params: Any = None,
+    alignment_direction: Callable[[Any], Any] | None = None,
     alignment_transform: Transform | Sequence[Transform] | None = None,
     contraction: str = "jvp",
     microbatch_size: int | None = None,
@@ -95,6 +96,8 @@ def make_train_step(
       then serves both purposes; another one costs a second pass over the target batch.
     target_weight: factor of that gradient. With T / B an example counts the same whichever set it comes from.
     alignment_params: prefix tree of bools, True where a leaf takes part in the inner product. None: all.
+    alignment_direction: `f(g_t) -> v`, what q is the inner product with in place of g_t, such as
+      `soseleto_jax.directions.orthogonal`; leaves without a part in the product are None. None: g_t, as published.
     alignment_transform: `f(q, losses, batch, axis_name) -> q`, or several, applied in turn before the update of
       `alpha`. None: as published.
     contraction: "jvp" or "vmap_grad", see `gradient_alignment`.
@@ -159,8 +162,11 @@ def make_train_step(
     def counted(q):
       return jnp.where(valid & jnp.isfinite(losses + q) if skip_nonfinite else valid, q, 0.0)
 
-    def aligned(direction):
-      direction = _varying(alignment_lib.select(alignment_params, direction), axis_name)
+    def aligned(g_target):
+      direction = alignment_lib.select(alignment_params, g_target)
+      if alignment_direction is not None:
+        direction = alignment_direction(direction)
+      direction = _varying(direction, axis_name)
       if contraction == "vmap_grad":
         q = alignment_lib.per_example_products(
             source_loss, params, source_batch, source_rng, direction, microbatch_size

@@ -5,7 +5,7 @@ import pytest
 from flax import linen as nn
 
 from soseleto_jax import models
-from soseleto_jax.losses import classification_loss, cross_entropy, log_odds, predict_fn
+from soseleto_jax.losses import classification_loss, cross_entropy, log_odds, margin, predict_fn
 from tests import problems
 
 
@@ -47,6 +47,18 @@ def test_log_odds():
   params = _init(model, batch)["params"]
   losses = classification_loss(model, loss=log_odds)(params, batch, jax.random.key(0))
   np.testing.assert_allclose(losses, log_odds(predict_fn(model)(params, None, batch["x"]), batch["label"]), rtol=1e-5)
+
+
+def test_margin():
+  """The same pull on every example, whatever its logits."""
+  logits = np.random.default_rng(0).normal(scale=3, size=(3, 4)).astype(np.float32)
+  label = np.int32([0, 3, 1])
+  losses = margin(logits, label)
+  assert losses.shape == (3,) and losses.dtype == jnp.float32
+  expected = [np.mean(np.delete(row, y)) - row[y] for row, y in zip(logits, label, strict=True)]
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  gradient = jax.grad(lambda x: jnp.sum(margin(x, label)))(logits)
+  np.testing.assert_allclose(gradient, np.where(np.eye(4)[label], -1, 1 / 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("head, other", [("source", "target"), ("target", "source")])

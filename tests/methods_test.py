@@ -12,6 +12,7 @@ from soseleto_jax import (
     center_by_class,
     init_train_state,
     make_train_step,
+    orthogonal,
     residual_normalize,
     standardize,
 )
@@ -131,6 +132,7 @@ IN_ORDER = [center_by_class(runs.CLASSES), residual_normalize(), standardize()]
         ({"params": ("dense1",)}, True, {"alignment_params": {"representation": True, "classifier": False}}),
         ({"target_params": "classifier"}, True, {"target_params": {"representation": False, "classifier": True}}),
         ({"target_params": "all"}, True, {"target_params": True}),
+        ({"direction": "orthogonal"}, True, {"alignment_direction": orthogonal}),
         ({"transforms": TRANSFORMS}, True, {"alignment_transform": IN_ORDER}),
         ({"transforms": TRANSFORMS[::-1]}, True, {"alignment_transform": IN_ORDER[::-1]}),
         ({}, False, {}),
@@ -168,10 +170,11 @@ def test_the_target_descends_its_cross_entropy_whatever_steers():
   """With weights that stay, the steering loss makes no difference."""
   fields = {"alpha.step_size": 0.0, "alpha.target_params": "all"}
   states = []
-  for name in ("cross_entropy", "log_odds"):
+  for name in ("cross_entropy", "log_odds", "margin"):
     (phase,) = phases_of(**fields | {"alpha.target_loss": name})
     states.append(two_steps(phase.step, phase.optimizer, True)[0])
-  problems.assert_close(states[0].params, states[1].params)
+  for state in states[1:]:
+    problems.assert_close(states[0].params, state.params)
   pairs = zip(jax.tree.leaves(states[0].params), jax.tree.leaves(without_options(True).params), strict=True)
   assert not all(np.allclose(*pair, rtol=0, atol=1e-4) for pair in pairs)
 

@@ -65,6 +65,14 @@ def unflatten(flat, like):
   }
 
 
+def orthogonal(matrix):
+  """Nuclear norm times the orthogonal polar factor, on the matrix's span."""
+  left, values, right = np.linalg.svd(matrix, full_matrices=False)
+  rank = np.sum(values > 1e-6 * values[0])
+  return np.sum(values) * left[:, :rank] @ right[:rank]
+
+
+
 def run(
     params,
     alpha,
@@ -76,6 +84,7 @@ def run(
     target_head="classifier",
     target_params=(),
     alignment_params=None,
+    direction=None,
     transform=None,
     alpha_first=False,
     burn_in=0,
@@ -83,8 +92,9 @@ def run(
 ):
   """Runs Algorithm 1 over `batches`, pairs of a source and a target batch.
 
-  `target_params` and `alignment_params` name parameters; `transform` is `f(q, losses, labels) -> q`; step sizes may be
-  functions of the step. Yields (params, alpha, metrics) after each step.
+  `target_params` and `alignment_params` name parameters; `direction` maps the aligned part of the target gradient,
+  a dict with zeros elsewhere, to what the inner product is taken with; `transform` is `f(q, losses, labels) -> q`; step
+  sizes may be functions of the step. Yields (params, alpha, metrics) after each step.
   """
   params = {name: np.asarray(value, np.float64) for name, value in params.items()}
   alpha = np.array(alpha, np.float64)
@@ -108,7 +118,10 @@ def run(
     target_losses, target_rows = batch_losses(point, target_head, target)
     target_gradient = target_rows.mean(axis=0)
 
-    q = q_rows @ (aligned * target_gradient)
+    aligned_gradient = aligned * target_gradient
+    if direction is not None:
+      aligned_gradient = flatten(direction(unflatten(aligned_gradient, params)))
+    q = q_rows @ aligned_gradient
     if transform is not None:
       q = transform(q, losses, source["label"])
     for row, change in zip(index, at(alpha_step_size) * q, strict=True):

@@ -21,6 +21,7 @@ from soseleto_jax import (
     make_mesh,
     make_plain_step,
     make_train_step,
+    orthogonal,
     shard_train_state,
     shard_train_step,
     sharding,
@@ -156,6 +157,7 @@ OPTIONS = {
         "lookahead": 0.3,
         "target_params": {"w": False, "b": False, "classifier": True},
         "alignment_params": {"w": True, "b": False, "classifier": True},
+        "alignment_direction": orthogonal,
         "alignment_transform": [center_by_class(problems.CLASSES), standardize()],
     },
 }

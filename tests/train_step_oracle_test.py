@@ -1,12 +1,14 @@
 """The step equals Algorithm 1 written in float64 NumPy (tests/oracle.py), over several steps."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from soseleto_jax import center_by_class, init_train_state, make_train_step, residual_normalize, standardize
+from soseleto_jax import center_by_class, directions, init_train_state, make_train_step, residual_normalize, standardize
 from tests import oracle, problems
 
 NUM_SOURCE = 11
@@ -39,7 +41,9 @@ def _names_to_mask(names, params):
   return None if names is None else {name: name in names for name in params}
 
 
-def _compare(optimizer="sgd", heads="shared", *, transform=None, oracle_transform=None, **options):
+def _compare(
+    optimizer="sgd", heads="shared", *, direction=None, transform=None, oracle_transform=None, **options
+):
   """Runs both; float64 throughout, so that any difference in the mathematics shows."""
   source_head, target_head, target_params = HEADS[heads]
   classes = {"classifier": 3} if heads != "two_heads" else {"source_head": 3, "target_head": 2}
@@ -57,6 +61,7 @@ def _compare(optimizer="sgd", heads="shared", *, transform=None, oracle_transfor
           make_optax(),
           target_params=_names_to_mask(target_params, params) if target_params else None,
           alignment_params=_names_to_mask(alignment_params, params),
+          alignment_direction=None if direction is None else functools.partial(directions.orthogonal, damping=1e-9),
           alignment_transform=transform,
           **step_options,
       )
@@ -74,6 +79,7 @@ def _compare(optimizer="sgd", heads="shared", *, transform=None, oracle_transfor
       target_head=target_head,
       target_params=target_params,
       alignment_params=alignment_params,
+      direction=direction,
       transform=oracle_transform,
       **oracle_options,
   )
@@ -129,6 +135,15 @@ def test_lookahead(x64, heads, alpha_first):
 )
 def test_alignment_params(x64, heads, aligned, contraction):
   _compare("sgd", heads, alignment_params=aligned, contraction=contraction, lookahead=0.2)
+
+
+@pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
+@pytest.mark.parametrize("heads, aligned", [("shared", None), ("shared_marked", ["classifier"]), ("two_heads", ["w"])])
+def test_alignment_direction(x64, heads, aligned, contraction):
+  orthogonal = lambda gradient: {
+      name: oracle.orthogonal(leaf) if leaf.ndim == 2 else leaf for name, leaf in gradient.items()
+  }
+  _compare("sgd", heads, direction=orthogonal, alignment_params=aligned, contraction=contraction, lookahead=0.2)
 
 
 @pytest.mark.parametrize("alpha_first", [False, True])

@@ -29,11 +29,11 @@ class Train:
       return {"test_accuracy": config.seed / 10}
 
 
-def make_run(train, method="ours", conditions=(("noise", 0.3),), settings=(), **fields):
+def make_run(train, key="ours", conditions=(("noise", 0.3),), settings=(), **fields):
   config = default_config()
   config.model = dict(name="mlp", hidden=(4, 4), dtype="float32")  # tuples become lists in a record
   config.update_from_flattened_dict({"alpha.params": ("classifier",)} | fields)
-  return runs.Run(method, dict(conditions), config, train, dict(settings))
+  return runs.Run(key, dict(conditions), config, train, dict(settings))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_records_are_appended_and_no_run_is_repeated(train_all):
 @pytest.mark.parametrize(
     "other",
     [
-        {"method": "theirs"},
+        {"key": "theirs"},
         {"conditions": {"noise": 0.4}},
         {"conditions": {"noise": 0.3, "draw": 1}},
         {"settings": {"folds": 4}},
@@ -110,6 +110,15 @@ def test_what_computes_the_same_is_the_same_run(train_all):
   train_all(make_run(train))
   train_all(make_run(train, **{"name": "renamed", "steps_per_call": 5, "data.data_dir": "/elsewhere"}))
   assert len(train.folders) == 1
+
+
+def test_other_methods_have_no_settings_of_alpha(train_all):
+  train = Train()
+  for step_size in (0.1, 0.2):
+    train_all(make_run(train, "theirs", **{"alpha.step_size": step_size}, method="source_only"))
+  assert len(train.folders) == 1
+  train_all(make_run(train, **{"alpha.step_size": 0.2}))
+  assert len(train.folders) == 2
 
 
 def test_a_field_that_is_younger_than_the_record_has_its_default(train_all):
