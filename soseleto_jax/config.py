@@ -12,7 +12,7 @@ from soseleto_jax.alignment import CONTRACTIONS
 from soseleto_jax.data.task import data_config
 
 METHODS = ("soseleto", "source_only", "target_only", "finetune", "joint")
-TARGET_LOSSES = ("cross_entropy", "log_odds", "margin")
+TARGET_LOSSES = ("cross_entropy", "margin")
 DIRECTIONS = ("gradient", "orthogonal")
 TARGET_PARAMS = ("none", "classifier", "all")
 ON_NONFINITE = ("stop", "skip")

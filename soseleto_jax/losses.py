@@ -16,22 +16,11 @@ def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
   return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 
-def log_odds(logits: jax.Array, label: jax.Array) -> jax.Array:
-  """Negative log-odds of the labels, log((1 - p) / p), `[B, K]` and int `[B]` to `[B]`.
-
-  Its gradient is the cross-entropy's divided by 1 - p: every example pulls alike, where the cross-entropy leaves the
-  word to those that the network gets wrong. Unbounded below: for steering `alpha`, not for descending.
-  """
-  is_label = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
-  others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-  return others - jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
-
-
 def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
   """Mean logit of the other classes minus that of the label, `[B, K]` and int `[B]` to `[B]`.
 
-  Linear in the logits: every example pulls alike, away from all other classes alike, however sure the network is of
-  it. Unbounded below: for steering `alpha`, not for descending.
+  Linear in the logits: every example pulls alike, where the cross-entropy leaves the word to those that the network
+  gets wrong. Unbounded below: for steering `alpha`, not for descending.
   """
   num_classes = logits.shape[-1]
   of_label = jnp.sum(logits * jax.nn.one_hot(label, num_classes), axis=-1)

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from soseleto_jax import directions, optimizers, transforms
 from soseleto_jax.alignment import LossFn
 from soseleto_jax.data.task import Task
-from soseleto_jax.losses import classification_loss, cross_entropy, log_odds, margin
+from soseleto_jax.losses import classification_loss, cross_entropy, margin
 from soseleto_jax.train_step import Step, make_joint_step, make_plain_step, make_train_step
 
-TARGET_LOSSES = {"cross_entropy": cross_entropy, "log_odds": log_odds, "margin": margin}
+TARGET_LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 DIRECTIONS = {"gradient": None, "orthogonal": directions.orthogonal}
 
 

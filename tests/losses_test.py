@@ -5,7 +5,7 @@ import pytest
 from flax import linen as nn
 
 from soseleto_jax import models
-from soseleto_jax.losses import classification_loss, cross_entropy, log_odds, margin, predict_fn
+from soseleto_jax.losses import classification_loss, margin, predict_fn
 from tests import problems
 
 
@@ -29,26 +29,6 @@ def test_is_the_cross_entropy_of_each_example():
   np.testing.assert_allclose(losses, _cross_entropy(logits, batch["label"]), rtol=1e-5)
 
 
-def test_log_odds():
-  """log((1 - p) / p); its gradient is that of the cross-entropy over 1 - p, and finite where p rounds to 1."""
-  logits = np.random.default_rng(0).normal(scale=3, size=(5, 4)).astype(np.float32)
-  label = np.int32([0, 3, 1, 2, 2])
-  logits[4] = [0, 0, 40, 0]
-  probability = np.exp(-_cross_entropy(logits, label))[:4]
-  odds = log_odds(logits, label)
-  assert odds.shape == (5,) and odds.dtype == jnp.float32
-  np.testing.assert_allclose(odds[:4], np.log((1 - probability) / probability), rtol=1e-5)
-  np.testing.assert_allclose(odds[4], np.log(3) - 40, rtol=1e-6)
-  gradients = [np.asarray(jax.grad(lambda x, f=f: jnp.sum(f(x, label)))(logits)) for f in (log_odds, cross_entropy)]
-  np.testing.assert_allclose(gradients[0][:4], gradients[1][:4] / (1 - probability[:, None]), rtol=1e-4, atol=1e-6)
-  np.testing.assert_allclose(gradients[0][4], [1 / 3, 1 / 3, -1, 1 / 3], rtol=1e-6)
-
-  model, batch = models.get_model("mlp", problems.CLASSES, hidden=(5,)), problems.batch(0, 6)
-  params = _init(model, batch)["params"]
-  losses = classification_loss(model, loss=log_odds)(params, batch, jax.random.key(0))
-  np.testing.assert_allclose(losses, log_odds(predict_fn(model)(params, None, batch["x"]), batch["label"]), rtol=1e-5)
-
-
 def test_margin():
   """The same pull on every example, whatever its logits."""
   logits = np.random.default_rng(0).normal(scale=3, size=(3, 4)).astype(np.float32)
@@ -59,6 +39,11 @@ def test_margin():
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
   gradient = jax.grad(lambda x: jnp.sum(margin(x, label)))(logits)
   np.testing.assert_allclose(gradient, np.where(np.eye(4)[label], -1, 1 / 3), rtol=1e-6)
+
+  model, batch = models.get_model("mlp", problems.CLASSES, hidden=(5,)), problems.batch(0, 6)
+  params = _init(model, batch)["params"]
+  losses = classification_loss(model, loss=margin)(params, batch, jax.random.key(0))
+  np.testing.assert_allclose(losses, margin(predict_fn(model)(params, None, batch["x"]), batch["label"]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("head, other", [("source", "target"), ("target", "source")])
