@@ -24,7 +24,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from soseleto_jax import methods, metrics
-from soseleto_jax.config import changed_fields, default_config
+from soseleto_jax.config import changed_fields
 from soseleto_jax.data import sides
 from soseleto_jax.data.selection import Examples
 from soseleto_jax.data.task import Task, get_task
@@ -75,7 +75,7 @@ class Run:
         same(self.method, "method")
         and same(dict(self.conditions), "conditions")
         and same(dict(self.settings), "settings")
-        and not changed_fields(*map(_computing, (_completed(record["config"]), self.config.to_dict())))
+        and not changed_fields(*map(_computing, (record["config"], self.config.to_dict())))
     )
 
 
@@ -242,13 +242,6 @@ def _seeds(text):
     return [int(seed) for seed in text.split(",")]
   except ValueError:
     raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers, such as 0,1,2") from None
-
-
-def _completed(fields):
-  """Returns a record's config with the defaults of fields that are younger than it."""
-  complete = default_config().unlock()
-  complete.update(fields)
-  return complete.to_dict()
 
 
 def _computing(fields):

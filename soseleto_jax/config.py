@@ -167,8 +167,12 @@ def validate(config: ConfigDict, own_method: bool = False) -> None:
 
 
 def changed_fields(old: Mapping, new: Mapping) -> list[str]:
-  """Names the fields, with both values, in which a resumed run would compute something else."""
-  old, new = _flat(json.loads(json.dumps(old))), _flat(json.loads(json.dumps(new)))
+  """Names the fields, with both values, in which a resumed run would compute something else.
+
+  A config that is older than a field has its default.
+  """
+  complete = lambda fields: _flat(default_config().to_dict()) | _flat(fields)
+  old, new = (json.loads(json.dumps(complete(fields))) for fields in (old, new))
   return [
       f"{field} (was {old.get(field)!r}, now {new.get(field)!r})"
       for field in sorted(old.keys() | new.keys())

@@ -218,6 +218,14 @@ def test_changed_fields(field, value, text):
   assert changed_fields(default_config().to_dict(), config_with(**{field: value}).to_dict()) == [text]
 
 
+def test_a_config_older_than_a_field_has_its_default():
+  old = default_config().to_dict()
+  del old["alpha"]["direction"]
+  assert changed_fields(old, default_config().to_dict()) == []
+  changed = "alpha.direction (was 'gradient', now 'orthogonal')"
+  assert changed_fields(old, config_with(**{"alpha.direction": "orthogonal"}).to_dict()) == [changed]
+
+
 def test_changed_fields_are_sorted_and_may_be_missing_on_either_side():
   old = {"b": 1, "model": {"name": "mlp", "hidden": [4]}, "same": 0}
   new = {"a": 2, "b": 2, "model": {"name": "lenet"}, "same": 0}
