@@ -14,7 +14,8 @@ images of which the first stage (79.1 %) got 20.2 % wrong. After 1, 2 and 3 epoc
   plain training                                               78.5 81.1 81.3
 
 The best of each differ by no more than chance. The weights do not tell the wrong labels, with an area under the ROC
-curve of 0.36 to 0.46 (with the margin and the orthogonal direction 0.36, draw 100); perhaps because the first stage has learned from the same 25 images what they have to say.
+curve of 0.36 to 0.46 (with the margin and the orthogonal direction 0.36, draw 100); perhaps because the first stage has
+learned from the same 25 images what they have to say.
 """
 
 import dataclasses
