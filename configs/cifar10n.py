@@ -8,7 +8,9 @@
 none of them in the source. Network, training and α as in configs/cifar_noise.py. The right labels of the source are
 known too, for analysis alone.
 
-Run by `python -m experiments.human_noise`.
+`python -m experiments.human_noise`, `small`, seed 0, last epoch, 6 minutes on one CPU core: `joint` test 57.4 %,
+validation 57.3 %, AUC of 1 - alpha 0.803 (cleanlab's label quality: 0.766). With log-odds for a target loss and without
+the orthogonal direction: test 56.8 %, validation 56.2 %, AUC 0.723. Not run: `full`, the other labels.
 
 Arguments: `labels` (wrong among all 50,000: worse_label 40.2 %, aggre_label 9.0 %, random_label1 17.2 %, random_label2
 18.1 %, random_label3 17.6 %), and `small`, `paper`, `joint` and `runlocal` of configs/cifar_noise.py. TFDS prepares the
