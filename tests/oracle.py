@@ -72,7 +72,6 @@ def orthogonal(matrix):
   return np.sum(values) * left[:, :rank] @ right[:rank]
 
 
-
 def run(
     params,
     alpha,
