@@ -7,6 +7,7 @@ import json
 import logging
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -108,14 +109,15 @@ class Checkpoints:
           ),
       )
 
-  def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+  def restore(self, like: TrainState | Callable[[int], TrainState]) -> tuple[TrainState, dict[str, Any]]:
     """Returns the newest state that is undamaged, placed as `like` is, and the dict that was saved with it.
 
     Newer ones that are damaged are named in the log and set aside, under another name, so that the run saves these
     steps again.
 
     Args:
-      like: a state with the same shapes and dtypes, but for the padding of `alpha`, which is taken from it.
+      like: a state with the same shapes and dtypes, but for the padding of `alpha`, which is taken from it; or a
+        function of the step that returns one.
 
     Raises:
       ValueError: what was saved has other arrays, such as another number of source examples.
@@ -124,7 +126,7 @@ class Checkpoints:
     damaged = {}
     for step in reversed(self.steps):
       try:
-        state, loop = self._read(step, like)
+        state, loop = self._read(step, like(step) if callable(like) else like)
       except _Damaged as error:
         damaged[step] = str(error)
         continue

@@ -101,6 +101,12 @@ class Experiment:
     """Puts a state on the mesh, `alpha` split over its devices."""
     return sharding.shard_train_state(state, self._mesh, self.config.shard_params)
 
+  def state_like(self, step: int) -> TrainState:
+    """Returns a state, placed, with the arrays of one after `step` steps: each phase has an optimizer of its own."""
+    state = self.place(self.initial_state())
+    phase, start = self._phase_at(max(step - 1, 0))
+    return self._place_optimizer(phase.optimizer, state) if start else state
+
   def advance(self, state: TrainState, step: int, limit: int) -> tuple[TrainState, int, dict[str, jax.Array]]:
     """Takes one or several steps in one dispatch, none past `limit` or the end of a phase.
 

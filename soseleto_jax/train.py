@@ -124,7 +124,7 @@ def _resume(experiment, digest, checkpoints, workdir):
   state, window = experiment.place(experiment.initial_state()), _Window(digest)
   records = writers.read_metrics(workdir)
   if checkpoints.latest_step is not None:
-    state, saved = checkpoints.restore(state)
+    state, saved = checkpoints.restore(experiment.state_like)
     if saved["task"] != digest:
       raise ValueError(
           f"{workdir} holds a run on other data: labels or examples differ. Choose another --workdir, or the old data"
@@ -206,7 +206,7 @@ def _check_finite(step, metrics, experiment, checkpoints):
   checkpoints.wait()
   state, kept = experiment.place(experiment.initial_state()), "no checkpoint was saved yet"
   if checkpoints.latest_step is not None:
-    state, _ = checkpoints.restore(state)
+    state, _ = checkpoints.restore(experiment.state_like)
     kept = f"the checkpoint of step {checkpoints.latest_step} in {checkpoints.directory} is kept"
   # The parameters of the step are gone, and may not have been finite; those of a while ago tell bad examples too.
   faulty = experiment.faulty_examples(state, step)

@@ -1,5 +1,7 @@
 """The terms of the label-efficient loss by their definitions, in NumPy, and which parameters each of them moves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from experiments.comparators import label_efficient
 from soseleto_jax import init_train_state
 from soseleto_jax.models import get_model
+from soseleto_jax.train import train_and_evaluate
 from tests import problems, runs
 
 UNLABELLED = np.random.default_rng(5).normal(size=(30, 5)).astype(np.float32)
@@ -122,6 +125,22 @@ def test_the_source_s_network_is_what_training_on_the_source_made():
   moved = lambda a, b: all(np.any(x != y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
   assert moved(state.params["network"]["representation"], trained["representation"])
   assert moved(state.params["extra"]["discriminator"], start["discriminator"])
+
+
+@pytest.mark.parametrize("stopped", [7, 8, 9])
+def test_resumes_in_either_phase(tmp_path, compiled_once, no_report, stopped):
+  """Whose optimizers have states of different structure."""
+  config = runs.make_config(method="label_efficient", data__shared_classes=False, checkpoint_every_epochs=0.25)
+  config.model.hidden = (6, 4)
+  make_phases = functools.partial(
+      label_efficient.make_phases, unlabelled=UNLABELLED, adaptation_epochs=0.5, learning_rate=0.01
+  )
+  train = lambda folder: train_and_evaluate(config, tmp_path / folder, runs.make_task(shared=False), make_phases)
+  whole = train("whole")
+  with runs.before_step(stopped, runs.crash), pytest.raises(runs.Crash):
+    train("resumed")
+  assert stopped in map(int, (path.name for path in (tmp_path / "resumed" / "checkpoints").iterdir()))
+  problems.assert_same_bits(train("resumed").state, whole.state)
 
 
 def test_the_whole_loss():
