@@ -103,10 +103,10 @@ def make_phases(
   before_em = optax.constant_schedule(config.optimizer.learning_rate)
 
   def optimizer(rate, *trained):
-    """Moves the parts that are named; its state has one structure in all phases, so that a run can resume in any."""
+    """Moves the parts that are named."""
     parts = {name: optimizers.make_optimizer(config.optimizer, rate) for name in ("network", "types")}
     parts["confusion"] = optax.adam(confusion_rate)
-    parts = {name: optax.chain(part, optax.scale(float(name in trained))) for name, part in parts.items()}
+    parts = {name: part if name in trained else optax.set_to_zero() for name, part in parts.items()}
     return optax.partition(parts, {"network": "network", "extra": {"types": "types", "confusion": "confusion"}})
 
   types = get_model(num_classes=3, **config.model)
