@@ -30,7 +30,12 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       folder / f"human_noise_{protocol}.md",
       (
           "Test accuracy in %, last epoch and epoch of the best validation accuracy: mean ± sd over seeds (how many)",
-          _table(METHODS, records, {"last epoch": "test_accuracy", "best epoch": "test_accuracy_at_best"}, 100, 1),
+          tables.metrics_table(
+              METHODS,
+              records,
+              LABELS,
+              {"last epoch": ("test_accuracy", 100, 1), "best epoch": ("test_accuracy_at_best", 100, 1)},
+          ),
       ),
       (
           "SOSELETO minus the method, in points, on the same data: mean ± sd (how many); "
@@ -39,25 +44,18 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       ),
       (
           "Detectors of wrong labels (by chance: area 0.5, average precision the fraction of wrong labels)",
-          _table(
+          tables.metrics_table(
               DETECTORS,
               records,
+              LABELS,
               {
-                  "area under the ROC curve": "auc",
-                  "average precision": "average_precision",
-                  "fraction of wrong labels": "wrong_fraction",
+                  "area under the ROC curve": ("auc", 1, 3),
+                  "average precision": ("average_precision", 1, 3),
+                  "fraction of wrong labels": ("wrong_fraction", 1, 3),
               },
-              1,
-              3,
           ),
       ),
   )
-
-
-def _table(methods, records, columns, scale, digits):
-  parts = [tables.rows(methods, records, [LABELS], metric, scale, digits) for metric in columns.values()]
-  rows = [[row[0][0], *(cell for _, cell in row)] for row in zip(*parts, strict=True)]
-  return tables.markdown(["", *columns], rows)
 
 
 EXPERIMENT = runs.Experiment("human_noise", make_runs, render)

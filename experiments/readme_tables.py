@@ -1,9 +1,9 @@
 """The README's tables, from the records: `python -m experiments.readme_tables`.
 
-Renders every table of experiments/results anew, and puts into README.md the first of each file that it names, between
+Renders every table of experiments/results anew, and puts into README.md those that it names by file and number, between
 two lines:
 
-    <!-- table1_small.md -->
+    <!-- table1_small.md 1 -->
     <!-- end -->
 """
 
@@ -17,7 +17,7 @@ EXPERIMENTS = tuple(
 )
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
-_PLACE = re.compile(r"(<!-- (\w+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- (\w+\.md) (\d+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render_all(results: pathlib.Path, folder: pathlib.Path) -> None:
@@ -29,12 +29,13 @@ def render_all(results: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def filled(text: str, folder: pathlib.Path) -> str:
-  """Returns a text with the first table of each file in its place; "not run" where there is none yet."""
+  """Returns a text with the tables in their places; "not run" where there is no file yet."""
 
   def table(match):
-    path = folder / match[2]
-    caption_and_table = path.read_text(encoding="utf-8").split("\n\n")[:2] if path.exists() else [tables.NOT_RUN]
-    return "\n\n".join([match[1].strip(), *(part.strip() for part in caption_and_table), match[3]])
+    path, last = folder / match[2], 2 * int(match[3])
+    caption_and_table = path.read_text(encoding="utf-8").split("\n\n")[last - 2 : last] if path.exists() else []
+    parts = caption_and_table or [tables.NOT_RUN]
+    return "\n\n".join([match[1].strip(), *(part.strip() for part in parts), match[4]])
 
   return _PLACE.sub(table, text)
 

@@ -37,8 +37,12 @@ def with_phases(comparator: types.ModuleType) -> Train:
 
 def by_seed(records: Sequence[Record], method: str, conditions: Mapping[str, Any], metric: str) -> dict[int, float]:
   """Returns a metric of a method for each seed."""
-  found = [r for r in records if r["method"] == method and r["conditions"] == dict(conditions)]
+  found = _of(records, method, conditions)
   return {record["config"]["seed"]: record["metrics"][metric] for record in found if metric in record["metrics"]}
+
+
+def _of(records, method, conditions):
+  return [record for record in records if record["method"] == method and record["conditions"] == dict(conditions)]
 
 
 def mean_sd(values: Sequence[float], digits: int = 1) -> str:
@@ -67,9 +71,25 @@ def rows(
     scale: float = 100,
     digits: int = 1,
 ) -> list[list[str]]:
-  """Returns a row for each method: its title, then a metric under each of the conditions."""
-  cell = lambda name, at: mean_sd([scale * value for value in by_seed(records, name, at, metric).values()], digits)
+  """Returns a row for each method: its title, then a metric under each of the conditions; "" where it has no such."""
+
+  def cell(name, at):
+    values = [scale * value for value in by_seed(records, name, at, metric).values()]
+    return "" if _of(records, name, at) and not values else mean_sd(values, digits)
+
   return [[method.title, *(cell(name, at) for at in conditions)] for name, method in methods.items()]
+
+
+def metrics_table(
+    methods: Mapping[str, Method],
+    records: Sequence[Record],
+    at: Mapping[str, Any],
+    columns: Mapping[str, tuple[str, float, int]],
+) -> str:
+  """Returns a table of one condition: a row for each method, and under each column's name its metric, scale, digits."""
+  parts = [rows(methods, records, [at], *column) for column in columns.values()]
+  body = [[row[0][0], *(cell for _, cell in row)] for row in zip(*parts, strict=True)]
+  return markdown(["", *columns], body)
 
 
 def beside(

@@ -26,11 +26,17 @@ def test_of_this_repository(tmp_path):
 def test_places_are_whole_and_name_experiments():
   """A misspelt one would stay "not run" for ever."""
   text = readme_tables.README.read_text(encoding="utf-8")
-  names = [match[2] for match in readme_tables._PLACE.finditer(text)]
-  assert names and len(names) == len(set(names)) == text.count("<!-- end -->") == len(re.findall(r"<!-- \w+\.md", text))
-  for name in names:
+  places = [match.group(2, 3) for match in readme_tables._PLACE.finditer(text)]
+  assert places and len(places) == len(set(places)) == text.count("<!-- end -->")
+  assert len(places) == len(re.findall(r"<!-- \w+\.md", text))
+  for name, number in places:
     experiment, protocol = name.removesuffix(".md").rsplit("_", 1)
     assert hasattr(readme_tables, experiment) and protocol in runs.PROTOCOLS, name
+    path = runs.RESULTS / name
+    assert not path.exists() or path.read_text(encoding="utf-8").count(":\n\n") >= int(number) > 0, name
+
+
+PLACES = ("table1_small.md 1", "table2_small.md 1", "table1_small.md 2")
 
 
 @pytest.fixture
@@ -40,7 +46,7 @@ def project(tmp_path):
   results.mkdir()
   for seed in (0, 1):
     add_record(results / "table1.jsonl", seed)
-  places = "".join(f"\n\n<!-- {name}_small.md -->\n<!-- end -->" for name in ("table1", "table2"))
+  places = "".join(f"\n\n<!-- {place} -->\n<!-- end -->" for place in PLACES)
   readme.write_text(f"Results:{places}\nEnd.\n")
   readme_tables.render_all(results, results)
   readme.write_text(readme_tables.filled(readme.read_text(), results))
@@ -53,7 +59,7 @@ def add_record(path, seed, protocol="small"):
       "protocol": protocol,
       "method": run.method,
       "conditions": dict(run.conditions),
-      "metrics": {"test_accuracy": 0.5 + seed / 10},
+      "metrics": {"test_accuracy": 0.5 + seed / 10, "test_accuracy_at_best": 0.6 + seed / 10},
       "settings": {},
       "config": run.config.to_dict(),
   }
@@ -64,12 +70,12 @@ def add_record(path, seed, protocol="small"):
 def test_tables_in_their_places(project, tmp_path):
   results, readme = project
   text, tables = readme.read_text(), (results / "table1_small.md").read_text()
-  first = tables[: tables.index("\n\nTest accuracy in % at the epoch")]
-  assert "| source only | 55.0 ± 7.1 (2) |" in first
-  assert text == (
-      f"Results:\n\n<!-- table1_small.md -->\n\n{first}\n\n<!-- end -->\n\n"
-      "<!-- table2_small.md -->\n\nnot run\n\n<!-- end -->\nEnd.\n"
-  )
+  starts = [tables.index(f"\n\n{words}") for words in ("Test accuracy in % at", "SOSELETO, best")]
+  first, second = tables[: starts[0]], tables[starts[0] : starts[1]].strip()
+  assert "| source only | 55.0 ± 7.1 (2) |" in first and "| source only | 65.0 ± 7.1 (2) |" in second
+  between = zip(PLACES, (first, "not run", second), strict=True)
+  parts = [f"<!-- {place} -->\n\n{part}\n\n<!-- end -->" for place, part in between]
+  assert text == "\n\n".join(["Results:", *parts]) + "\nEnd.\n"
   assert_up_to_date(*project, tmp_path / "rendered")
 
 

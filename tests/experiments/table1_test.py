@@ -46,7 +46,9 @@ def test_cells(tmp_path):
   def record(run, protocol):
     value = 0.6 + 0.1 * (run.method == "soseleto_joint") - run.conditions["noise"] / 10 + 0.01 * run.config.seed
     metrics = {"test_accuracy": value, "test_accuracy_at_best": value + 0.05}
-    metrics |= {"auc": 0.9 + run.config.seed / 100} if run.method == "soseleto_joint" else {}
+    if run.method == "soseleto_joint":
+      metrics |= {"auc": 0.9 + run.config.seed / 100, "alpha_right": 0.8, "alpha_wrong": 0.2}
+      metrics |= {"retention": [0.01, 0.02, run.conditions["noise"]]}
     return json.dumps(
         {"protocol": protocol, "method": run.method, "conditions": dict(run.conditions), "metrics": metrics}
         | {"settings": dict(run.settings), "config": run.config.to_dict()}
@@ -59,7 +61,7 @@ def test_cells(tmp_path):
     table1.render(protocol, runs.records_of(table1.EXPERIMENT, protocol, path), tmp_path)
 
   text = (tmp_path / "table1_small.md").read_text(encoding="utf-8")
-  accuracy, at_best, paired, auc = (_rows(part) for part in text.split(":\n\n")[1:])
+  accuracy, at_best, paired, auc, main = (_rows(part) for part in text.split(":\n\n")[1:])
   header = [f"{noise}: {what}" for noise in ("30%", "40%", "50%") for what in ("ours", "published", "difference")]
   assert accuracy.pop("") == header
   assert accuracy.pop("source only") == [
@@ -81,8 +83,20 @@ def test_cells(tmp_path):
       "confident learning (Northcutt et al. 2021)": ["not run"] * 3,
   }
 
+  assert main.pop("") == [
+      "test accuracy, %", "AUC of 1 - α", "mean α of right labels", "mean α of wrong labels",
+      "wrong labels in the best half, %",
+  ]  # fmt: skip
+  assert main == {
+      "source only": ["57.5 ± 0.7 (2)", *[""] * 4],
+      "noise layer (Sukhbaatar et al. 2014)": ["not run"] * 5,
+      "SOSELETO, best weights, and target jointly": [
+          "67.5 ± 0.7 (2)", "0.905 ± 0.007 (2)", "0.80 ± 0.00 (2)", "0.20 ± 0.00 (2)", "1.0 ± 0.0 (2)",
+      ],
+  }  # fmt: skip
+
   full = (tmp_path / "table1_full.md").read_text(encoding="utf-8")
-  assert full.count("(1)") == 2 and "(2)" not in full  # the one record that is of the full protocol, in two tables
+  assert full.count("(1)") == 3 and "(2)" not in full  # the one record that is of the full protocol, in three tables
 
 
 def _rows(text):
