@@ -87,6 +87,8 @@ def _config(get_config, conditions, name, protocol, seed):
       config.update(target_batch_size=32, target_balanced=False)
     if name in ("joint", "noise_layer", "noise_types", "confident_learning"):  # an image counts alike in both sets
       config.target_weight = config.target_batch_size / config.batch_size
+    if name == "learning_to_reweight":  # whose weights come from one target batch alone
+      config.update(target_batch_size=100, target_balanced=True)
     if name in ("learning_to_reweight", "meta_weight_net"):  # which diverge at the others' rate
       config.optimizer.learning_rate = 0.005
   return config
