@@ -22,6 +22,7 @@ What was run, 30 % noise, seed 0, 18 epochs, last epoch; 15 (source_only) to 20 
   default, paper   not run
 
 Seed 1, test and validation: `joint` 72.25, 71.1 (AUC 0.934), source_only 68.24, 66.3, the noise layer 69.94, 67.2.
+
 `joint` with other settings, seed 0, validation and AUC:
 
   target_weight 1/8, which the noise layer has                      73.2, 0.938
