@@ -20,10 +20,10 @@ among its first 60,000:
 74.3 +- 4.1 % with 20, with `joint` 76.8 +- 3.7 and 76.4 +- 4.1; method=target_only 77.4 and 77.1, finetune 76.6 and
 74.9, joint 76.4 and 76.4: SOSELETO is not ahead of the target alone. Half a minute a run on one core.
 
-In full, from 60,000 images of SVHN (0-9) or the 37,172 of them in 0-4, 25 target images, seeds 0 to 2, test, a minute or
-two a run on one core: from SVHN 0-9, `python -m experiments.svhn_instances`, 78.2 +- 2.1 %; from SVHN 0-4 75.6 +- 4.7,
-and 76.5 +- 4.0 after the unlabelled images, `python -m experiments.unlabelled`. Not run: Table 2 in full, and the whole
-of SVHN.
+In full, from 60,000 images of SVHN (0-9) or the 37,172 of them in 0-4, 25 target images, seeds 0 to 2, test, a minute
+or two a run on one core: from SVHN 0-9, `python -m experiments.svhn_instances`, 78.2 +- 2.1 %; from SVHN 0-4 75.6 +-
+4.7, and 76.5 +- 4.0 after the unlabelled images, `python -m experiments.unlabelled`. Not run: Table 2 in full, and the
+whole of SVHN.
 
 `joint` descends the target's loss in the representation too, and starts from small weights: SVHN's digits teach little
 that helps here. A linear classifier does no better on the features of a LeNet trained on SVHN 0-4 for one or two epochs
