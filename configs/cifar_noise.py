@@ -111,13 +111,13 @@ def get_config(argument=None):
     config.target_batch_size = 250
     config.target_balanced = True
     config.alpha.update(
-        init=0.5,
-        step_size=0.06,
-        burn_in_epochs=1.0 if arg.runlocal else 10.0,
-        target_loss="margin",
-        direction="orthogonal",
-        params=("classifier",),
-        transforms=("center_by_class", "residual_normalize", "standardize"),
+      init=0.5,
+      step_size=0.06,
+      burn_in_epochs=1.0 if arg.runlocal else 10.0,
+      target_loss="margin",
+      direction="orthogonal",
+      params=("classifier",),
+      transforms=("center_by_class", "residual_normalize", "scale_by_std"),
     )
   if arg.joint:
     config.target_batch_size = 100

@@ -23,10 +23,10 @@ def get_config(argument=None):
   config.num_epochs = 20
   config.optimizer.learning_rate = 0.05
   config.alpha.update(
-      init=0.5,
-      step_size=0.05,
-      target_loss="margin",
-      direction="orthogonal",
-      transforms=("center_by_class", "residual_normalize", "standardize"),
+    init=0.5,
+    step_size=0.05,
+    target_loss="margin",
+    direction="orthogonal",
+    transforms=("center_by_class", "residual_normalize", "scale_by_std"),
   )
   return config

@@ -49,25 +49,25 @@ def get_config(argument=None):
   config.name = f"SVHN {arg.source_classes} to MNIST 5-9 with {arg.num_target} target images"
   config.data.shared_classes = False
   config.data.source.update(
-      dataset="svhn_cropped",
-      classes=tuple(range(first, last + 1)),
-      num_examples=num_source,
-      grayscale=True,
-      size=28,
-      normalization="fixed",
-      mean=(0.444,),
-      std=(0.175,),
+    dataset="svhn_cropped",
+    classes=tuple(range(first, last + 1)),
+    num_examples=num_source,
+    grayscale=True,
+    size=28,
+    normalization="fixed",
+    mean=(0.444,),
+    std=(0.175,),
   )
   config.data.target.update(
-      dataset="mnist",
-      classes=(5, 6, 7, 8, 9),
-      num_examples=arg.num_target,
-      num_validation=1000,
-      normalization="fixed",
-      mean=(0.1307,),
-      std=(0.3081,),
+    dataset="mnist",
+    classes=(5, 6, 7, 8, 9),
+    num_examples=arg.num_target,
+    num_validation=1000,
+    normalization="fixed",
+    mean=(0.1307,),
+    std=(0.3081,),
   )
-  config.flip_source = True
+  config.augment.source = ("flip",)
   config.model = dict(name="lenet", dtype="float32")
   config.batch_size = 32
   config.target_batch_size = 10

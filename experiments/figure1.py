@@ -19,24 +19,25 @@ from scipy import stats
 
 from configs import synthetic as synthetic_config
 from experiments import runs, tables
-from soseleto_jax import figure_style, init_train_state, make_train_step, metrics
+from soseleto_jax import init_train_state, make_train_step
 from soseleto_jax.data import synthetic
-from soseleto_jax.data.sampling import EpochSampler
-from soseleto_jax.losses import classification_loss
-from soseleto_jax.models import get_model
-from soseleto_jax.optimizers import make_optimizer, make_schedule
+from soseleto_jax.feed.sampling import EpochSampler
+from soseleto_jax.methods.optimizers import make_optimizer, make_schedule
+from soseleto_jax.models import make_network
+from soseleto_jax.models.losses import classification_loss, predict_fn
+from soseleto_jax.report import figure_style, source_weights
 
 THRESHOLD = 0.1  # a point below it counts as found to be mislabelled, as in the paper
 THRESHOLDS = np.linspace(0.01, 1, 100)
 
 # Metric -> its name in the table, in which unit, digits, and the range of the authors' code, run as released.
 _ROWS = {
-    "kept": ("clean points kept, α ≥ 0.1, %", 100, 1, (100.0, 100.0)),
-    "found": ("wrong labels found, α < 0.1, %", 100, 1, (90.1, 91.2)),
-    "alpha_right": ("mean α of right labels", 1, 3, (0.83, 0.86)),
-    "alpha_wrong": ("mean α of wrong labels", 1, 3, (0.04, 0.04)),
-    "auc": ("area under the ROC curve of 1 - α", 1, 3, None),
-    "test_accuracy": ("test accuracy, %", 100, 1, None),
+  "kept": ("clean points kept, α ≥ 0.1, %", 100, 1, (100.0, 100.0)),
+  "found": ("wrong labels found, α < 0.1, %", 100, 1, (90.1, 91.2)),
+  "alpha_right": ("mean α of right labels", 1, 3, (0.83, 0.86)),
+  "alpha_wrong": ("mean α of wrong labels", 1, 3, (0.04, 0.04)),
+  "auc": ("area under the ROC curve of 1 - α", 1, 3, None),
+  "test_accuracy": ("test accuracy, %", 100, 1, None),
 }
 
 
@@ -53,16 +54,13 @@ def train(seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
   steps_per_epoch = samplers[0].steps_per_epoch
   num_steps = config.num_epochs * steps_per_epoch
 
-  options = dict(config.model)
-  model = get_model(options.pop("name"), 2, **options)
-  loss = classification_loss(model)
+  network = make_network(config.model.to_dict(), 2, seed=0)
+  loss, predict = classification_loss(network), predict_fn(network)
   optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps_per_epoch, num_steps))
-  step = make_train_step(
-      loss, loss, optimizer, alpha_step_size=config.alpha.step_size, alpha_first=config.alpha.first
-  )
+  step = make_train_step(loss, loss, optimizer, alpha_step_size=config.alpha.step_size, alpha_first=config.alpha.first)
 
   def init(seed):
-    params = model.init(jax.random.key(seed), jnp.zeros((1, 2)))["params"]
+    params, _ = network.init(jax.random.key(seed), jnp.zeros((1, 2)))
     return init_train_state(params, optimizer, num_source, alpha_init=config.alpha.init, seed=seed)
 
   def run(state, source, target, rows):
@@ -88,7 +86,7 @@ def train(seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
   states = jax.vmap(init)(jnp.asarray(seeds))
   params, alpha = jax.jit(jax.vmap(run))(states, stack("source"), stack("target"), (batches(0), batches(1)))
   test = stack("test")
-  logits = jax.vmap(lambda params, x: model.apply({"params": params}, x))(params, test["x"])
+  logits = jax.vmap(predict, in_axes=(0, None, 0))(params, None, test["x"])
   return np.asarray(alpha), np.mean(np.argmax(logits, axis=-1) == test["label"], axis=1)
 
 
@@ -115,13 +113,13 @@ def _train_one(config: ConfigDict, workdir: pathlib.Path, seeds: tuple[int, ...]
   wrong = _is_wrong(synthetic.make(config.seed)["source"])
   final = np.round(alpha[-1].astype(np.float64), 4)
   return {
-      "test_accuracy": float(accuracy),
-      "kept": float(np.mean(final[~wrong] >= THRESHOLD)),
-      "found": float(np.mean(final[wrong] < THRESHOLD)),
-      **metrics.detection(final, wrong),
-      "alpha_right_by_epoch": np.round(alpha[:, ~wrong].mean(axis=1), 4).tolist(),
-      "alpha_wrong_by_epoch": np.round(alpha[:, wrong].mean(axis=1), 4).tolist(),
-      "alpha": final.tolist(),
+    "test_accuracy": float(accuracy),
+    "kept": float(np.mean(final[~wrong] >= THRESHOLD)),
+    "found": float(np.mean(final[wrong] < THRESHOLD)),
+    **source_weights.detection(final, wrong),
+    "alpha_right_by_epoch": np.round(alpha[:, ~wrong].mean(axis=1), 4).tolist(),
+    "alpha_wrong_by_epoch": np.round(alpha[:, wrong].mean(axis=1), 4).tolist(),
+    "alpha": final.tolist(),
   }
 
 
@@ -137,19 +135,19 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       cells[1] = f"{np.mean(ours) - (low + high) / 2:+.{digits}f}" if ours else ""
     rows.append([title, tables.mean_sd(ours, digits), *cells])
   by_seed = [
-      [str(record["config"]["seed"])]
-      + [f"{unit * record['metrics'][name]:.{digits}f}" for name, (_, unit, digits, _) in _ROWS.items()]
-      for record in records
+    [str(record["config"]["seed"])]
+    + [f"{unit * record['metrics'][name]:.{digits}f}" for name, (_, unit, digits, _) in _ROWS.items()]
+    for record in records
   ]
   tables.write(
-      folder / f"figure1_{protocol}.md",
-      (
-          "Mean ± sd over seeds (how many); beside it what the authors' released code gives, lowest to highest of four "
-          "seeds, and the difference from the middle. Bands in the figure are 95 % confidence intervals of the mean "
-          "over seeds, by the t distribution",
-          tables.markdown(["", "ours", "authors' code", "difference"], rows),
-      ),
-      ("Each seed", tables.markdown(["seed", *(title for title, *_ in _ROWS.values())], by_seed)),
+    folder / f"figure1_{protocol}.md",
+    (
+      "Mean ± sd over seeds (how many); beside it what the authors' released code gives, lowest to highest of four "
+      "seeds, and the difference from the middle. Bands in the figure are 95 % confidence intervals of the mean "
+      "over seeds, by the t distribution",
+      tables.markdown(["", "ours", "authors' code", "difference"], rows),
+    ),
+    ("Each seed", tables.markdown(["seed", *(title for title, *_ in _ROWS.values())], by_seed)),
   )
   if records:
     figure_style.save(draw(records), folder / f"figure1_{protocol}.png")
@@ -162,15 +160,15 @@ def draw(records: Sequence[runs.Record]) -> Figure:
   alpha, wrong = np.array(first["metrics"]["alpha"]), _is_wrong(source)
   figure = figure_style.new_figure(11, 7.2)
   axes = figure.subplot_mosaic(
-      [["a", "a", "b", "b", "c", "c"], ["d", "d", "d", "e", "e", "e"]], height_ratios=[1.15, 1]
+    [["a", "a", "b", "b", "c", "c"], ["d", "d", "d", "e", "e", "e"]], height_ratios=[1.15, 1]
   )
   _draw_labels(axes["a"], source, wrong)
   _draw_split(axes["b"], source["x"][~wrong], alpha[~wrong] >= THRESHOLD, figure_style.BLUE, ("kept", "lost"))
   _draw_split(axes["c"], source["x"][wrong], alpha[wrong] < THRESHOLD, figure_style.VERMILION, ("found", "missed"))
   titles = {
-      "a": f"a  Given labels, seed {first['config']['seed']}",
-      "b": f"b  Clean points, kept at α ≥ {THRESHOLD}",
-      "c": f"c  Wrong labels, found at α < {THRESHOLD}",
+    "a": f"a  Given labels, seed {first['config']['seed']}",
+    "b": f"b  Clean points, kept at α ≥ {THRESHOLD}",
+    "c": f"c  Wrong labels, found at α < {THRESHOLD}",
   }
   below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False, columnspacing=1, fontsize=9)
   for panel, title in titles.items():

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import runs, table1, tables
-from soseleto_jax import figure_style
+from soseleto_jax.report import figure_style
 
 METHODS = {
-    name: tables.Method(table1.METHODS[name].title, (4.0, 10.0, 20.0))
-    for name in ("soseleto_paper", "soseleto", "soseleto_joint")
+  name: tables.Method(table1.METHODS[name].title, (4.0, 10.0, 20.0))
+  for name in ("soseleto_paper", "soseleto", "soseleto_joint")
 }
 _COLORS = (figure_style.BLUE, figure_style.GREEN, figure_style.VERMILION)
 
@@ -35,7 +35,7 @@ def draw(records: Sequence[runs.Record]) -> Figure:
     figure_style.style_axes(axes, method.title, "source examples kept, largest α first (%)", "wrong labels (%)")
     for noise, color, published in zip(table1.NOISE, _COLORS, method.published, strict=True):
       axes.plot(50, published, "o", color=color, markerfacecolor="none")
-      curves = 100 * np.array(list(tables.by_seed(records, name, {"noise": noise}, "retention").values()))
+      curves = 100 * np.array(tables.by_seed(records, name, {"noise": noise}, "retention").tolist())
       if len(curves):
         kept = np.linspace(0, 100, curves.shape[1] + 1)[1:]
         axes.plot(kept, curves.mean(axis=0), color=color, label=f"{noise:.0%} wrong labels")

@@ -14,8 +14,8 @@ from experiments.tables import Method
 LABELS = {"labels": "worse_label"}
 METHODS = {name: table1.METHODS[name] for name in ("source_only", "joint", "confident_learning", "soseleto_joint")}
 DETECTORS = {
-    "confident_learning": Method("cleanlab's label quality, low first"),
-    "soseleto_joint": Method("1 - α of SOSELETO"),
+  "confident_learning": Method("cleanlab's label quality, low first"),
+  "soseleto_joint": Method("1 - α of SOSELETO"),
 }
 
 
@@ -27,34 +27,33 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
   """Writes human_noise_PROTOCOL.md."""
   tables.write(
-      folder / f"human_noise_{protocol}.md",
-      (
-          "Test accuracy in %, last epoch and epoch of the best validation accuracy: mean ± sd over seeds (how many)",
-          tables.metrics_table(
-              METHODS,
-              records,
-              LABELS,
-              {"last epoch": ("test_accuracy", 100, 1), "best epoch": ("test_accuracy_at_best", 100, 1)},
-          ),
+    folder / f"human_noise_{protocol}.md",
+    (
+      "Test accuracy in %, last epoch and epoch of the best validation accuracy: mean ± sd over seeds (how many)",
+      tables.metrics_table(
+        METHODS,
+        records,
+        LABELS,
+        {"last epoch": ("test_accuracy", 100, 1), "best epoch": ("test_accuracy_at_best", 100, 1)},
       ),
-      (
-          "SOSELETO minus the method, in points, on the same data: mean ± sd (how many); "
-          "seeds on which SOSELETO is ahead",
-          tables.paired(METHODS, "soseleto_joint", records, [LABELS], ["last epoch"]),
+    ),
+    (
+      "SOSELETO minus the method, in points, on the same data: mean ± sd (how many); seeds on which SOSELETO is ahead",
+      tables.paired(METHODS, "soseleto_joint", records, [LABELS], ["last epoch"]),
+    ),
+    (
+      "Detectors of wrong labels (by chance: area 0.5, average precision the fraction of wrong labels)",
+      tables.metrics_table(
+        DETECTORS,
+        records,
+        LABELS,
+        {
+          "area under the ROC curve": ("auc", 1, 3),
+          "average precision": ("average_precision", 1, 3),
+          "fraction of wrong labels": ("wrong_fraction", 1, 3),
+        },
       ),
-      (
-          "Detectors of wrong labels (by chance: area 0.5, average precision the fraction of wrong labels)",
-          tables.metrics_table(
-              DETECTORS,
-              records,
-              LABELS,
-              {
-                  "area under the ROC curve": ("auc", 1, 3),
-                  "average precision": ("average_precision", 1, 3),
-                  "fraction of wrong labels": ("wrong_fraction", 1, 3),
-              },
-          ),
-      ),
+    ),
   )
 
 

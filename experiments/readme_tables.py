@@ -13,7 +13,7 @@ import re
 from experiments import figure1, figure2, human_noise, runs, svhn_instances, table1, table2, tables, unlabelled
 
 EXPERIMENTS = tuple(
-    module.EXPERIMENT for module in (figure1, table1, figure2, table2, svhn_instances, unlabelled, human_noise)
+  module.EXPERIMENT for module in (figure1, table1, figure2, table2, svhn_instances, unlabelled, human_noise)
 )
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 

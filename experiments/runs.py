@@ -23,12 +23,14 @@ import numpy as np
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
-from soseleto_jax import methods, metrics
 from soseleto_jax.config import changed_fields
 from soseleto_jax.data import sides
+from soseleto_jax.data.get_task import get_task
 from soseleto_jax.data.selection import Examples
-from soseleto_jax.data.task import Task, get_task
-from soseleto_jax.data.unlabelled import get_unlabelled
+from soseleto_jax.data.task import Task
+from soseleto_jax.methods.base import METHODS
+from soseleto_jax.report import source_weights
+from soseleto_jax.run.signals import EXIT_PREEMPTED, Preempted
 from soseleto_jax.train import Result, train_and_evaluate
 
 PROTOCOLS = ("full", "small")
@@ -36,6 +38,12 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 _read = functools.cache(sides.read)
 _NOT_METRICS = ("method", "task", "seed", "device", "best_checkpoint")
+
+# Methods that read nothing of config.alpha.
+_WITHOUT_ALPHA = METHODS.keys() - {"soseleto"}
+
+# Rows whose config.method was their own name, before methods had options.
+_FORMER_METHODS = {"matching_networks_tuned": "matching_networks", "adversarial": "label_efficient"}
 
 _LOGGER = logging.getLogger("soseleto_jax.experiments")
 
@@ -69,13 +77,10 @@ class Run:
     return "-".join([self.method, *conditions, f"seed={self.config.seed}", digest])
 
   def is_recorded_by(self, record: Record) -> bool:
-    """Whether a record is of this run: same conditions and settings, and a config that computes the same."""
-    same = lambda value, field: json.loads(json.dumps(value)) == record[field]
-    return (
-        same(self.method, "method")
-        and same(dict(self.conditions), "conditions")
-        and same(dict(self.settings), "settings")
-        and not changed_fields(*map(_computing, (record["config"], self.config.to_dict())))
+    """Whether a record, as `upgraded` returns it, is of this run: same conditions, settings, and what it computes."""
+    own = {"method": self.method, "conditions": dict(self.conditions), "settings": dict(self.settings)}
+    return json.loads(json.dumps(own)) == {field: record[field] for field in own} and not changed_fields(
+      *map(_computing, (record["config"], self.config.to_dict()))
     )
 
 
@@ -97,20 +102,10 @@ class Experiment:
   seeds: Sequence[int] = (0, 1, 2)
 
 
-def train_run(
-    config: ConfigDict, workdir: pathlib.Path, make_phases: methods.MakePhases = methods.make_phases, **settings: Any
-) -> dict[str, Any]:
-  """Trains one network by `train_and_evaluate` and returns what to record.
-
-  Args:
-    config: the run's.
-    workdir: its folder.
-    make_phases: a method's.
-    **settings: more arguments of `make_phases`.
-  """
-  if settings:
-    make_phases = functools.partial(make_phases, **settings)
-  return recorded_metrics(train_and_evaluate(config, workdir, task_of(config), make_phases))
+def train_run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+  """Trains one network by `train_and_evaluate`, in a run's folder, and returns what to record."""
+  task = task_of(config)
+  return recorded_metrics(train_and_evaluate(config, workdir, task), task.source)
 
 
 def task_of(config: ConfigDict) -> Task:
@@ -118,28 +113,43 @@ def task_of(config: ConfigDict) -> Task:
   return get_task(config.data, config.seed, read=_read)
 
 
-def recorded_metrics(result: Result) -> dict[str, Any]:
+def recorded_metrics(result: Result, source: Examples) -> dict[str, Any]:
   """Returns the summary of a run; for weights whose wrong labels are known, also the curve of Figure 2.
 
   "retention" is the fraction of wrong labels among the 2, 4, ... 100 % of the source with the largest weights.
   """
   values = {name: value for name, value in result.summary.items() if name not in _NOT_METRICS}
   if "auc" in values:
-    columns = np.genfromtxt(result.report.parent / "source_weights.csv", delimiter=",", names=True)
-    _, wrong = metrics.retention_curve(columns["alpha"], columns["label"] != columns["true_label"], points=51)
+    _, wrong = source_weights.retention_curve(result.alpha, source["label"] != source["true_label"], points=51)
     values["retention"] = np.round(wrong[1:], 5).tolist()
   return values
 
 
-def unlabelled_of(config: ConfigDict) -> Examples:
-  """Returns all target images beside those of `task_of(config)`, for transfer between classes."""
-  return get_unlabelled(config.data, config.seed, read=_read)
-
-
 def read_records(path: pathlib.Path, protocol: str) -> list[Record]:
-  """Returns a protocol's lines of a file of records, in the order of writing; none where there is no file."""
+  """Returns a protocol's lines of a file of records, in the order of writing; none where there is no file.
+
+  Older ones are returned as they would be written today.
+  """
   lines = path.read_text().splitlines() if path.exists() else []
-  return [record for record in map(json.loads, lines) if record["protocol"] == protocol]
+  return [upgraded(record) for record in map(json.loads, lines) if record["protocol"] == protocol]
+
+
+def upgraded(record: Record) -> Record:
+  """Returns a record with method and options where they are today; hours of computing stand in older ones.
+
+  Before config.method_options, options were settings of the run. What else was renamed of a config
+  `soseleto_jax.config.upgraded` knows, by which configs are compared.
+  """
+  config, settings = dict(record["config"]), dict(record["settings"])
+  if "method_options" in config:
+    return record
+  options, method = {}, config["method"]
+  if method == "confident_learning":  # now the experiment's alone, whose runs are of the last training's method
+    method = settings.pop("final_method")
+  elif method != "soseleto":  # of which the settings are its experiment's
+    options, settings = settings, options
+  config |= {"method": _FORMER_METHODS.get(method, method), "method_options": options}
+  return record | {"config": config, "settings": settings}
 
 
 def find_record(run: Run, records: Iterable[Record]) -> Record | None:
@@ -156,7 +166,7 @@ def records_of(experiment: Experiment, protocol: str, path: pathlib.Path) -> lis
 
 
 def train_all(
-    runs: Sequence[Run], protocol: str, workdir: pathlib.Path, path: pathlib.Path, after_each: Callable[[], None]
+  runs: Sequence[Run], protocol: str, workdir: pathlib.Path, path: pathlib.Path, after_each: Callable[[], None]
 ) -> None:
   """Trains the runs that have no record yet; those that another process is training are left to it.
 
@@ -182,15 +192,15 @@ def train_all(
     if find_record(run, read_records(path, protocol)):  # trained by another process since
       continue
     record = {
-        "protocol": protocol,
-        "method": run.method,
-        "conditions": dict(run.conditions),
-        "metrics": values,
-        "settings": dict(run.settings),
-        "machine": _machine(),
-        "commit": commit,
-        "date": datetime.date.today().isoformat(),
-        "config": run.config.to_dict(),
+      "protocol": protocol,
+      "method": run.method,
+      "conditions": dict(run.conditions),
+      "metrics": values,
+      "settings": dict(run.settings),
+      "machine": _machine(),
+      "commit": commit,
+      "date": datetime.date.today().isoformat(),
+      "config": run.config.to_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -211,7 +221,10 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
   logging.basicConfig(format="%(asctime)s %(message)s")
   logging.getLogger("soseleto_jax").setLevel(logging.INFO)
   path = given.results / f"{experiment.name}.jsonl"
-  render = lambda: experiment.render(given.protocol, records_of(experiment, given.protocol, path), given.results)
+
+  def render():
+    experiment.render(given.protocol, records_of(experiment, given.protocol, path), given.results)
+
   chosen = experiment.make_runs(given.protocol, given.seeds)
   if given.methods:
     known = dict.fromkeys(run.method for run in chosen)
@@ -220,6 +233,8 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
     chosen = [run for run in chosen if run.method in given.methods]
   try:
     train_all(chosen, given.protocol, given.workdir, path, render)
+  except Preempted:
+    raise SystemExit(EXIT_PREEMPTED) from None
   except (ValueError, FloatingPointError, OSError) as error:
     raise SystemExit(f"error: {error}") from error
   render()
@@ -245,8 +260,8 @@ def _seeds(text):
 
 
 def _computing(fields):
-  """Returns a config's fields without those of `alpha` where the method is another than SOSELETO, which reads none."""
-  return {name: value for name, value in fields.items() if name != "alpha" or fields["method"] == "soseleto"}
+  """Returns a config's fields without those of `alpha` where the method reads none."""
+  return {name: value for name, value in fields.items() if name != "alpha" or fields["method"] not in _WITHOUT_ALPHA}
 
 
 def _machine():
@@ -256,8 +271,10 @@ def _machine():
 
 def _commit():
   """Returns the commit of the code, with a plus where files differ from it; "" outside of a repository."""
-  git = lambda *command: subprocess.run(
-      ["git", *command], cwd=RESULTS.parent, capture_output=True, text=True, check=False
-  ).stdout.strip()
+
+  def git(*command):
+    command = ["git", *command]
+    return subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
+
   changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", ":!results")
   return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 
 from configs import svhn_mnist
 from experiments import runs, tables
-from soseleto_jax import figure_style, figures
 from soseleto_jax.data import tfds
+from soseleto_jax.report import figure_style, figures
 from soseleto_jax.train import train_and_evaluate
 
 PUBLISHED = 90.3
@@ -47,8 +47,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   """
   task = runs.task_of(config)
   result = train_and_evaluate(config, workdir, task)
-  return runs.recorded_metrics(result) | instances(
-      result.alpha, task.source["label"], task.source["row"], task.source_class_names
+  return runs.recorded_metrics(result, task.source) | instances(
+    result.alpha, task.source["label"], task.source["row"], task.source_class_names
   )
 
 
@@ -57,12 +57,15 @@ def instances(alpha: np.ndarray, label: np.ndarray, row: np.ndarray, class_names
   shuffled = np.random.default_rng(0).permutation(len(alpha))
   order = shuffled[np.argsort(alpha[shuffled], kind="stable")]
   by_class = [order[label[order] == c] for c in range(len(class_names))]
-  listed = lambda chosen: {"row": row[chosen].tolist(), "alpha": np.round(alpha[chosen].astype(float), 4).tolist()}
+
+  def listed(chosen):
+    return {"row": row[chosen].tolist(), "alpha": np.round(alpha[chosen].astype(float), 4).tolist()}
+
   return {
-      "class_names": list(class_names),
-      "high_share": [float(np.mean(alpha[of_class] > HIGH)) for of_class in by_class],
-      "highest": [listed(of_class[::-1][:PER_CLASS]) for of_class in by_class],
-      "lowest": [listed(of_class[:PER_CLASS]) for of_class in by_class],
+    "class_names": list(class_names),
+    "high_share": [float(np.mean(alpha[of_class] > HIGH)) for of_class in by_class],
+    "highest": [listed(of_class[::-1][:PER_CLASS]) for of_class in by_class],
+    "lowest": [listed(of_class[:PER_CLASS]) for of_class in by_class],
   }
 
 
@@ -103,13 +106,13 @@ def draw_shares(names: Sequence[str], shares: np.ndarray, also_target: np.ndarra
   looks = ((also_target, figure_style.BLUE, "also a target class"), (~also_target, figure_style.AMBER, "other"))
   for chosen, color, label in looks:
     axes.bar(
-        places[chosen],
-        shares.mean(axis=0)[chosen],
-        yerr=None if spread is None else spread[chosen],
-        color=color,
-        ecolor=figure_style.INK,
-        capsize=3,
-        label=label,
+      places[chosen],
+      shares.mean(axis=0)[chosen],
+      yerr=None if spread is None else spread[chosen],
+      color=color,
+      ecolor=figure_style.INK,
+      capsize=3,
+      label=label,
     )
   title = f"Images of large weight, {len(shares)} seed{'s' * (len(shares) > 1)}"
   figure_style.style_axes(axes, title, "digit of the SVHN image", f"share with α > {HIGH}")

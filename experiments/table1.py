@@ -12,38 +12,37 @@ from ml_collections import ConfigDict
 
 from configs import cifar_noise
 from experiments import runs, tables
-from experiments.comparators import learning_to_reweight, meta_weight_net, noise_layer, noise_types
-from experiments.comparators.confident_learning import confident_learning
-from experiments.tables import Method, with_phases
+from experiments.confident_learning import confident_learning
+from experiments.tables import Method
 
 NOISE = (0.3, 0.4, 0.5)
 MAIN = ("source_only", "noise_layer", "soseleto_joint")
 
 
 def _confident_learning(config, workdir, **settings):
-  pruned = confident_learning(config, workdir, runs.task_of(config), **settings)
-  return runs.recorded_metrics(pruned.result) | pruned.summary
+  task = runs.task_of(config)
+  pruned = confident_learning(config, workdir, task, **settings)
+  return runs.recorded_metrics(pruned.result, task.source) | pruned.summary
 
 
 METHODS = {
-    "source_only": Method("source only", (65.57, 62.38, 57.36)),
-    "noise_layer": Method("noise layer (Sukhbaatar et al. 2014)", (69.73, 66.66, 63.39), with_phases(noise_layer)),
-    "noise_types": Method("noise types (Xiao et al. 2015)", (69.81, 66.76, 63.0), with_phases(noise_types)),
-    "soseleto_paper": Method("SOSELETO, published rule", (72.41, 69.98, 66.33)),
-    "soseleto": Method("SOSELETO, best weights", (72.41, 69.98, 66.33)),
-    "soseleto_joint": Method("SOSELETO, best weights, and target jointly", (72.41, 69.98, 66.33)),
-    "target_only": Method("clean target only"),
-    "finetune": Method("source, then fine-tuned on the target"),
-    "joint": Method("source and target jointly"),
-    "learning_to_reweight": Method("Learning to Reweight (Ren et al. 2018)", train=with_phases(learning_to_reweight)),
-    "meta_weight_net": Method(
-        "Meta-Weight-Net (Shu et al. 2019)", train=with_phases(meta_weight_net), settings={"meta_learning_rate": 0.1}
-    ),
-    "confident_learning": Method(
-        "confident learning (Northcutt et al. 2021)",
-        train=_confident_learning,
-        settings={"num_folds": 3, "fold_epochs": 9, "final_method": "joint"},
-    ),
+  "source_only": Method("source only", (65.57, 62.38, 57.36)),
+  "noise_layer": Method("noise layer (Sukhbaatar et al. 2014)", (69.73, 66.66, 63.39)),
+  "noise_types": Method("noise types (Xiao et al. 2015)", (69.81, 66.76, 63.0)),
+  "soseleto_paper": Method("SOSELETO, published rule", (72.41, 69.98, 66.33), "soseleto"),
+  "soseleto": Method("SOSELETO, best weights", (72.41, 69.98, 66.33)),
+  "soseleto_joint": Method("SOSELETO, best weights, and target jointly", (72.41, 69.98, 66.33), "soseleto"),
+  "target_only": Method("clean target only"),
+  "finetune": Method("source, then fine-tuned on the target"),
+  "joint": Method("source and target jointly"),
+  "learning_to_reweight": Method("Learning to Reweight (Ren et al. 2018)"),
+  "meta_weight_net": Method("Meta-Weight-Net (Shu et al. 2019)", options={"meta_learning_rate": 0.1}),
+  "confident_learning": Method(
+    "confident learning (Northcutt et al. 2021)",
+    method="joint",  # by which the network is trained again
+    train=_confident_learning,
+    settings={"num_folds": 3, "fold_epochs": 9},
+  ),
 }
 
 
@@ -53,11 +52,11 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 
 
 def runs_on(
-    get_config: Callable[[str], ConfigDict],
-    conditions: Sequence[Mapping[str, Any]],
-    methods: Mapping[str, Method],
-    protocol: str,
-    seeds: Sequence[int],
+  get_config: Callable[[str], ConfigDict],
+  conditions: Sequence[Mapping[str, Any]],
+  methods: Mapping[str, Method],
+  protocol: str,
+  seeds: Sequence[int],
 ) -> list[runs.Run]:
   """Returns the runs of methods on the data of a config.
 
@@ -69,10 +68,10 @@ def runs_on(
     seeds: for each of the conditions.
   """
   return [
-      runs.Run(name, at, _config(get_config, at, name, protocol, seed), method.train, method.settings)
-      for at in conditions
-      for seed in seeds
-      for name, method in methods.items()
+    method.run(name, at, _config(get_config, at, name, protocol, seed))
+    for at in conditions
+    for seed in seeds
+    for name, method in methods.items()
   ]
 
 
@@ -82,7 +81,6 @@ def _config(get_config, conditions, name, protocol, seed):
   config = get_config(",".join(arguments + [switch for switch, on in switches.items() if on]))
   config.seed = seed
   if not name.startswith("soseleto"):
-    config.method = name
     if name != "source_only":  # whose config says nothing of a target
       config.update(target_batch_size=32, target_balanced=False)
     if name in ("joint", "noise_layer", "noise_types", "confident_learning"):  # an image counts alike in both sets
@@ -109,36 +107,36 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
   best = tables.rows(METHODS, records, conditions, "test_accuracy_at_best")
   detection = tables.rows(detectors, records, conditions, "auc", scale=1, digits=3)
   main_columns = {
-      "test accuracy, %": ("test_accuracy", 100, 1),
-      "AUC of 1 - α": ("auc", 1, 3),
-      "mean α of right labels": ("alpha_right", 1, 2),
-      "mean α of wrong labels": ("alpha_wrong", 1, 2),
-      "wrong labels in the best half, %": ("best_half", 100, 1),
+    "test accuracy, %": ("test_accuracy", 100, 1),
+    "AUC of 1 - α": ("auc", 1, 3),
+    "mean α of right labels": ("alpha_right", 1, 2),
+    "mean α of wrong labels": ("alpha_wrong", 1, 2),
+    "wrong labels in the best half, %": ("best_half", 100, 1),
   }
   main = {name: METHODS[name] for name in MAIN}
   tables.write(
-      folder / f"table1_{protocol}.md",
-      (
-          "Test accuracy in %, last epoch: mean ± sd over seeds (how many)",
-          tables.beside(METHODS, records, conditions, levels),
-      ),
-      (
-          "Test accuracy in % at the epoch of the best validation accuracy",
-          tables.markdown(["", *levels], best),
-      ),
-      (
-          "SOSELETO, best weights, and target jointly, minus the method, in points, on the same data: mean ± sd "
-          "(how many); seeds on which it is ahead",
-          tables.paired(METHODS, "soseleto_joint", records, conditions, levels),
-      ),
-      (
-          "Area under the ROC curve of 1 - α, or of cleanlab's label quality, as detector of wrong labels",
-          tables.markdown(["", *levels], detection),
-      ),
-      (
-          "30 % wrong labels, last epoch: mean ± sd over seeds (how many)",
-          tables.metrics_table(main, [with_best_half(record) for record in records], conditions[0], main_columns),
-      ),
+    folder / f"table1_{protocol}.md",
+    (
+      "Test accuracy in %, last epoch: mean ± sd over seeds (how many)",
+      tables.beside(METHODS, records, conditions, levels),
+    ),
+    (
+      "Test accuracy in % at the epoch of the best validation accuracy",
+      tables.markdown(["", *levels], best),
+    ),
+    (
+      "SOSELETO, best weights, and target jointly, minus the method, in points, on the same data: mean ± sd "
+      "(how many); seeds on which it is ahead",
+      tables.paired(METHODS, "soseleto_joint", records, conditions, levels),
+    ),
+    (
+      "Area under the ROC curve of 1 - α, or of cleanlab's label quality, as detector of wrong labels",
+      tables.markdown(["", *levels], detection),
+    ),
+    (
+      "30 % wrong labels, last epoch: mean ± sd over seeds (how many)",
+      tables.metrics_table(main, [with_best_half(record) for record in records], conditions[0], main_columns),
+    ),
   )
 
 

@@ -1,14 +1,14 @@
 """Tables in Markdown from records: mean and standard deviation over seeds beside the published number."""
 
 import dataclasses
-import functools
 import pathlib
-import statistics
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.runs import Record, Train, train_run
+import pandas as pd
+from ml_collections import ConfigDict
+
+from experiments.runs import Record, Run, Train, train_run
 
 NOT_RUN = "not run"
 
@@ -20,71 +20,77 @@ class Method:
   Attributes:
     title: its name there.
     published: accuracies in %, one for each column of the table; None where there is none.
+    method: `config.method`; None: the row's key.
+    options: `config.method_options`.
     train: as in `runs.Run`.
     settings: likewise.
   """
 
   title: str
   published: Sequence[float | None] = ()
+  method: str | None = None
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   train: Train = train_run
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+  def run(self, key: str, conditions: Mapping[str, Any], config: ConfigDict) -> Run:
+    """Returns the run of this row, whose key it is, with a config that is told its method."""
+    config.method, config.method_options = self.method or key, dict(self.options)
+    return Run(key, conditions, config, self.train, self.settings)
 
-def with_phases(comparator: types.ModuleType) -> Train:
-  """Returns what trains by a comparator's `make_phases`."""
-  return functools.partial(train_run, make_phases=comparator.make_phases)
 
-
-def by_seed(records: Sequence[Record], method: str, conditions: Mapping[str, Any], metric: str) -> dict[int, float]:
-  """Returns a metric of a method for each seed."""
-  found = _of(records, method, conditions)
-  return {record["config"]["seed"]: record["metrics"][metric] for record in found if metric in record["metrics"]}
+def by_seed(records: Sequence[Record], method: str, conditions: Mapping[str, Any], metric: str) -> pd.Series:
+  """Returns a metric of a method, by seed."""
+  found = [record for record in _of(records, method, conditions) if metric in record["metrics"]]
+  values = [record["metrics"][metric] for record in found]
+  return pd.Series(values, [record["config"]["seed"] for record in found], dtype=None if values else float)
 
 
 def _of(records, method, conditions):
   return [record for record in records if record["method"] == method and record["conditions"] == dict(conditions)]
 
 
-def mean_sd(values: Sequence[float], digits: int = 1) -> str:
+def mean_sd(values: Sequence[float] | pd.Series, digits: int = 1) -> str:
   """Formats mean, sample standard deviation and number of values.
 
   >>> mean_sd([1.0, 2.0, 3.0]), mean_sd([1.25]), mean_sd([])
   ('2.0 ± 1.0 (3)', '1.2 (1)', 'not run')
   """
-  if not values:
+  values = pd.Series(values, dtype=float)
+  if values.empty:
     return NOT_RUN
-  spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-  return f"{statistics.mean(values):.{digits}f}{spread} ({len(values)})"
+  spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+  return f"{values.mean():.{digits}f}{spread} ({len(values)})"
 
 
-def against(values: Sequence[float], published: float | None) -> list[str]:
+def against(values: Sequence[float] | pd.Series, published: float | None) -> list[str]:
   """Returns the cells ours, published, difference."""
-  difference = f"{statistics.mean(values) - published:+.1f}" if values and published is not None else ""
+  difference = f"{pd.Series(values).mean() - published:+.1f}" if len(values) and published is not None else ""
   return [mean_sd(values), "" if published is None else f"{published:.1f}", difference]
 
 
 def rows(
-    methods: Mapping[str, Method],
-    records: Sequence[Record],
-    conditions: Sequence[Mapping[str, Any]],
-    metric: str,
-    scale: float = 100,
-    digits: int = 1,
+  methods: Mapping[str, Method],
+  records: Sequence[Record],
+  conditions: Sequence[Mapping[str, Any]],
+  metric: str,
+  scale: float = 100,
+  digits: int = 1,
 ) -> list[list[str]]:
   """Returns a row for each method: its title, then a metric under each of the conditions; "" where it has no such."""
 
   def cell(name, at):
-    values = [scale * value for value in by_seed(records, name, at, metric).values()]
-    return "" if _of(records, name, at) and not values else mean_sd(values, digits)
+    values = scale * by_seed(records, name, at, metric)
+    return "" if _of(records, name, at) and values.empty else mean_sd(values, digits)
 
   return [[method.title, *(cell(name, at) for at in conditions)] for name, method in methods.items()]
 
 
 def metrics_table(
-    methods: Mapping[str, Method],
-    records: Sequence[Record],
-    at: Mapping[str, Any],
-    columns: Mapping[str, tuple[str, float, int]],
+  methods: Mapping[str, Method],
+  records: Sequence[Record],
+  at: Mapping[str, Any],
+  columns: Mapping[str, tuple[str, float, int]],
 ) -> str:
   """Returns a table of one condition: a row for each method, and under each column's name its metric, scale, digits."""
   parts = [rows(methods, records, [at], *column) for column in columns.values()]
@@ -93,11 +99,11 @@ def metrics_table(
 
 
 def beside(
-    methods: Mapping[str, Method],
-    records: Sequence[Record],
-    conditions: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    metric: str = "test_accuracy",
+  methods: Mapping[str, Method],
+  records: Sequence[Record],
+  conditions: Sequence[Mapping[str, Any]],
+  names: Sequence[str],
+  metric: str = "test_accuracy",
 ) -> str:
   """Returns the table of a metric in %, published numbers and differences beside ours.
 
@@ -112,17 +118,16 @@ def beside(
   for key, method in methods.items():
     body.append([method.title])
     for at, published in zip(conditions, method.published or [None] * len(conditions), strict=True):
-      ours = [100 * value for value in by_seed(records, key, at, metric).values()]
-      body[-1] += against(ours, published)
+      body[-1] += against(100 * by_seed(records, key, at, metric), published)
   return markdown(["", *(f"{name}: {what}" for name in names for what in ("ours", "published", "difference"))], body)
 
 
 def paired(
-    methods: Mapping[str, Method],
-    best: str,
-    records: Sequence[Record],
-    conditions: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
+  methods: Mapping[str, Method],
+  best: str,
+  records: Sequence[Record],
+  conditions: Sequence[Mapping[str, Any]],
+  names: Sequence[str],
 ) -> str:
   """Returns the table of differences of test accuracy in points, the method `best` minus each other, seed by seed."""
   body = []
@@ -132,8 +137,8 @@ def paired(
     body.append([method.title])
     for at in conditions:
       ours, theirs = (by_seed(records, name, at, "test_accuracy") for name in (best, key))
-      differences = [100 * (ours[seed] - theirs[seed]) for seed in ours.keys() & theirs.keys()]
-      ahead = f"{sum(difference > 0 for difference in differences)} of {len(differences)}" if differences else ""
+      differences = (100 * (ours - theirs)).dropna()  # the index, the seed, says which go together
+      ahead = f"{(differences > 0).sum()} of {len(differences)}" if len(differences) else ""
       body[-1] += [mean_sd(differences), ahead]
   return markdown(["", *(f"{name}: {what}" for name in names for what in ("difference", "ahead"))], body)
 
@@ -151,7 +156,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   |---|--:|
   | a | 1.0 |
   """
-  line = lambda cells: f"| {' | '.join(cells)} |"
+
+  def line(cells):
+    return f"| {' | '.join(cells)} |"
+
   return "\n".join([line(header), "|---|" + "--:|" * (len(header) - 1), *map(line, rows)])
 
 

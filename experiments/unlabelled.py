@@ -30,28 +30,28 @@ from ml_collections import ConfigDict
 from configs import svhn_mnist
 from experiments import runs, tables
 from soseleto_jax.config import default_config
+from soseleto_jax.core.train_state import TrainState
 from soseleto_jax.data import lazy
 from soseleto_jax.data.task import Task
-from soseleto_jax.losses import predict_fn
-from soseleto_jax.models import get_model
+from soseleto_jax.models import make_network
+from soseleto_jax.models.losses import predict_fn
 from soseleto_jax.train import train_and_evaluate
-from soseleto_jax.train_state import TrainState
 
 # Of the second stage, by the fields of its config.
 SECOND = {
-    "batch_size": 32,
-    "target_batch_size": 25,
-    "num_epochs": 2,
-    "optimizer.learning_rate": 1e-2,
-    "optimizer.momentum": 0.9,
-    "alpha.step_size": 1.0,
+  "batch_size": 32,
+  "target_batch_size": 25,
+  "num_epochs": 2,
+  "optimizer.learning_rate": 1e-2,
+  "optimizer.momentum": 0.9,
+  "alpha.step_size": 1.0,
 }
 
 # Metric -> its name in the table and the published number.
 _ROWS = {
-    "first_test_accuracy": ("SVHN 0-4 to MNIST 5-9", 87.9),
-    "test_accuracy": ("then SOSELETO on the predicted labels", 92.0),
-    "unweighted_test_accuracy": ("then plain training on the predicted labels", None),
+  "first_test_accuracy": ("SVHN 0-4 to MNIST 5-9", 87.9),
+  "test_accuracy": ("then SOSELETO on the predicted labels", 92.0),
+  "unweighted_test_accuracy": ("then plain training on the predicted labels", None),
 }
 
 
@@ -99,7 +99,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, second: dict[str, Any]) -> 
   label = predict(config, task, first.state, rest.source["x"])
   labelled = dataclasses.replace(rest, source=rest.source | {"label": label, "true_label": rest.source["label"]})
   results = {method: train_and_evaluate(of, workdir / method, labelled) for method, of in configs.items()}
-  values = runs.recorded_metrics(results["soseleto"])
+  values = runs.recorded_metrics(results["soseleto"], labelled.source)
   for stage, result in (("first", first), ("unweighted", results["source_only"])):
     values |= {f"{stage}_{name}": result.summary[name] for name in ("test_accuracy", "validation_accuracy")}
   return values
@@ -108,28 +108,32 @@ def train(config: ConfigDict, workdir: pathlib.Path, second: dict[str, Any]) -> 
 def predict(config: ConfigDict, task: Task, state: TrainState, x: Any) -> np.ndarray:
   """Returns the target classes, int32 `[N]`, that a network trained on a task gives images like the target's."""
   classes = {"source": task.num_source_classes, "target": task.num_target_classes}
-  logits = jax.jit(predict_fn(get_model(num_classes=classes, **config.model), head="target"))
+  network = make_network(config.model.to_dict(), classes, seed=config.seed)
+  logits = jax.jit(predict_fn(network, head="target"))
   parts = [logits(state.params, state.model_state, task.target_normalization.apply(part)) for part in lazy.chunks(x)]
   return np.concatenate([np.argmax(part, axis=-1) for part in parts]).astype(np.int32)
 
 
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
   """Writes unlabelled_PROTOCOL.md."""
-  of = lambda metric, scale=1: [scale * r["metrics"][metric] for r in records if metric in r["metrics"]]
+
+  def of(metric, scale=1):
+    return [scale * record["metrics"][metric] for record in records if metric in record["metrics"]]
+
   accuracies = [[title, *tables.against(of(metric, 100), published)] for metric, (title, published) in _ROWS.items()]
   found = [
-      ["unlabelled images", tables.mean_sd(of("num_source"), 0)],
-      ["wrong among their predicted labels, %", tables.mean_sd(of("wrong_fraction", 100))],
-      ["area under the ROC curve of 1 - α as detector of these", tables.mean_sd(of("auc"), 3)],
+    ["unlabelled images", tables.mean_sd(of("num_source"), 0)],
+    ["wrong among their predicted labels, %", tables.mean_sd(of("wrong_fraction", 100))],
+    ["area under the ROC curve of 1 - α as detector of these", tables.mean_sd(of("auc"), 3)],
   ]
   tables.write(
-      folder / f"unlabelled_{protocol}.md",
-      (
-          "Test accuracy in % on MNIST 5-9 with 25 labelled images, last epoch: mean ± sd over seeds (how many). "
-          "Of the second stage the paper says above 92",
-          tables.markdown(["", "ours", "published", "difference"], accuracies),
-      ),
-      ("The second stage's source", tables.markdown(["", "ours"], found)),
+    folder / f"unlabelled_{protocol}.md",
+    (
+      "Test accuracy in % on MNIST 5-9 with 25 labelled images, last epoch: mean ± sd over seeds (how many). "
+      "Of the second stage the paper says above 92",
+      tables.markdown(["", "ours", "published", "difference"], accuracies),
+    ),
+    ("The second stage's source", tables.markdown(["", "ours"], found)),
   )
 
 

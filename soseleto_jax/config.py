@@ -1,22 +1,20 @@
 """The fields of an experiment's config, their defaults, and the checks before a run."""
 
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from soseleto_jax import optimizers
-from soseleto_jax.alignment import CONTRACTIONS
-from soseleto_jax.data.task import data_config
+from soseleto_jax.core.alignment import CONTRACTIONS
+from soseleto_jax.core.suggest import did_you_mean
+from soseleto_jax.data.get_task import data_config
+from soseleto_jax.methods import optimizers
+from soseleto_jax.methods.base import MakeMethod, check_options, find_method
+from soseleto_jax.methods.soseleto import DIRECTIONS, TARGET_LOSSES, TRANSFORMS
 
-METHODS = ("soseleto", "source_only", "target_only", "finetune", "joint")
-TARGET_LOSSES = ("cross_entropy", "margin")
-DIRECTIONS = ("gradient", "orthogonal")
 TARGET_PARAMS = ("none", "classifier", "all")
 ON_NONFINITE = ("stop", "skip")
-TRANSFORMS = ("center_by_class", "residual_normalize", "standardize")
 
 # What a run may change when it resumes: none of it touches the numbers that training computes.
 _FREE_ON_RESUME = (
@@ -24,54 +22,59 @@ _FREE_ON_RESUME = (
     "shard_params", "on_nonfinite", "data.data_dir", "data.feed",
 )  # fmt: skip
 
+# Blocks whose fields are others' to name: the network's, the method's, and the user's own.
+_OPEN = ("model", "method_options", "user")
+
 
 def default_config() -> ConfigDict:
   """Returns every field with its default; an experiment's file starts from here."""
   return ConfigDict(
-      dict(
-          name="",  # heads the report
-          seed=0,
-          method="soseleto",  # METHODS
-          data=data_config(),
-          model=dict(name="mlp", dtype="float32"),  # and the network's own options
-          batch_size=256,  # B
-          target_batch_size=32,  # T
-          target_balanced=False,  # target batches drawn class by class
-          target_weight=1.0,  # of the target's mean loss, beside 1 for the source's, where parameters descend both
-          flip_source=False,  # mirror each source image with probability 1/2
-          num_epochs=20,  # passes over the source; the other methods take as many steps
-          finetune_epochs=5.0,  # of "finetune": on the target, after num_epochs on the source
-          finetune_learning_rate=1e-3,
-          optimizer=dict(
-              name="sgd",
-              learning_rate=1e-2,  # λ_p
-              momentum=0.9,
-              weight_decay=0.0,
-              schedule="constant",
-              drop_epochs=(),
-          ),
-          alpha=dict(
-              init=0.5,
-              step_size=1.0,  # s = λ_α λ_p at the first step; it follows the schedule of λ_p
-              first=False,
-              burn_in_epochs=0.0,  # so long the source loss has weights 1, while alpha already learns
-              lookahead=config_dict.placeholder(float),
-              contraction="jvp",
-              microbatch_size=config_dict.placeholder(int),
-              target_loss="cross_entropy",  # TARGET_LOSSES: whose gradient the source's are aligned with
-              direction="gradient",  # DIRECTIONS: what is made of that gradient before the inner product
-              params=(),  # names of layers that the inner product runs over; () is all
-              transforms=(),  # TRANSFORMS, applied in turn
-              target_params="none",  # TARGET_PARAMS: what also descends the target's cross-entropy
-          ),
-          eval_every_epochs=1.0,
-          eval_batch_size=500,
-          checkpoint_every_epochs=1.0,
-          max_to_keep=2,
-          shard_params=False,  # parameters and optimizer state split over the devices, for a network too large for one
-          on_nonfinite="stop",  # ON_NONFINITE: what to do about a loss or gradient that is not finite
-          steps_per_call=0,  # 0: 1 on CPU, 20 on GPU and TPU
-      )
+    dict(
+      name="",  # heads the report
+      seed=0,
+      method="soseleto",  # soseleto_jax.methods.base.METHODS, or "my_package.my_module:make_method"
+      method_options={},  # of the method, by name
+      data=data_config(),
+      model=dict(name="mlp", dtype="float32"),  # and the network's own options; or name="my_package.nets:Wide"
+      augment=dict(source=(), target=()),  # names with strengths, such as ("flip", "crop=4"): docs/augmentation.md
+      batch_size=256,  # B
+      target_batch_size=32,  # T
+      target_balanced=False,  # target batches drawn class by class
+      target_weight=1.0,  # of the target's mean loss, beside 1 for the source's, where parameters descend both
+      num_epochs=20,  # passes over the source; the other methods take as many steps
+      finetune_epochs=5.0,  # of "finetune": on the target, after num_epochs on the source
+      finetune_learning_rate=1e-3,
+      optimizer=dict(
+        name="sgd",
+        learning_rate=1e-2,  # λ_p
+        momentum=0.9,
+        weight_decay=0.0,
+        schedule="constant",
+        drop_epochs=(),
+      ),
+      alpha=dict(
+        init=0.5,
+        step_size=1.0,  # s = λ_α λ_p at the first step; it follows the schedule of λ_p
+        first=False,
+        burn_in_epochs=0.0,  # so long the source loss has weights 1, while alpha already learns
+        lookahead=config_dict.placeholder(float),
+        contraction="jvp",
+        microbatch_size=config_dict.placeholder(int),
+        target_loss="cross_entropy",  # TARGET_LOSSES: whose gradient the source's are aligned with
+        direction="gradient",  # DIRECTIONS: what is made of that gradient before the inner product
+        params=(),  # names of layers that the inner product runs over; () is all
+        transforms=(),  # TRANSFORMS, applied in turn
+        target_params="none",  # TARGET_PARAMS: what also descends the target's cross-entropy
+      ),
+      eval_every_epochs=1.0,
+      eval_batch_size=500,
+      checkpoint_every_epochs=1.0,
+      max_to_keep=2,
+      shard_params=False,  # parameters and optimizer state split over the devices, for a network too large for one
+      on_nonfinite="stop",  # ON_NONFINITE: what to do about a loss or gradient that is not finite
+      steps_per_call=0,  # 0: 1 on CPU, 20 on GPU and TPU
+      user={},  # whatever a method, network or evaluator of your own wants to find here
+    )
   )
 
 
@@ -92,9 +95,9 @@ def parse_argument(argument: str | None, **defaults: Any) -> ConfigDict:
   for part in filter(None, (argument or "").split(",")):
     name, _, text = part.partition("=")
     if name not in defaults:
-      close = difflib.get_close_matches(name, defaults, n=1)
-      hint = f"; did you mean {close[0]!r}?" if close else ""
-      raise ValueError(f"config argument {name!r} is unknown; valid are {', '.join(defaults)}{hint}")
+      raise ValueError(
+        f"config argument {name!r} is unknown; valid are {', '.join(defaults)}{did_you_mean(name, defaults)}"
+      )
     kind = type(defaults[name])
     try:
       values[name] = {"": True, "true": True, "false": False}[text.lower()] if kind is bool else kind(text)
@@ -103,20 +106,17 @@ def parse_argument(argument: str | None, **defaults: Any) -> ConfigDict:
   return ConfigDict(values)
 
 
-def validate(config: ConfigDict, own_method: bool = False) -> None:
+def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
   """Raises ValueError for a field that does not exist or is missing, and for a value that no run can use.
 
-  What depends on the data is checked with the data, and the network's own options with the network.
+  What depends on the data is checked with the data, and the network's options with the network.
 
   Args:
     config: the experiment.
-    own_method: whether `method` names a method from outside of the package, and none of METHODS.
+    method: one that takes the place of `config.method`, whose options are then its own.
   """
   _check_fields(config)
-  if own_method:
-    _check("method", config.method, config.method not in METHODS, "give the method of your own another name")
-  else:
-    _choice("method", config.method, METHODS)
+  check_options(config.method, method or find_method(config.method), config.method_options)
   _choice("alpha.target_loss", config.alpha.target_loss, TARGET_LOSSES)
   _choice("alpha.direction", config.alpha.direction, DIRECTIONS)
   _choice("alpha.target_params", config.alpha.target_params, TARGET_PARAMS)
@@ -136,47 +136,53 @@ def validate(config: ConfigDict, own_method: bool = False) -> None:
   _check("alpha.init", config.alpha.init, 0 <= config.alpha.init <= 1, "weights lie in [0, 1]")
   _check("alpha.step_size", config.alpha.step_size, config.alpha.step_size >= 0, "give 0 or more")
   _check(
-      "alpha.burn_in_epochs",
-      config.alpha.burn_in_epochs,
-      0 <= config.alpha.burn_in_epochs < config.num_epochs,
-      f"give 0 or more, and less than num_epochs ({config.num_epochs}), or the weights never count",
+    "alpha.burn_in_epochs",
+    config.alpha.burn_in_epochs,
+    0 <= config.alpha.burn_in_epochs < config.num_epochs,
+    f"give 0 or more, and less than num_epochs ({config.num_epochs}), or the weights never count",
   )
   rate = config.optimizer.learning_rate
   _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")
   _check("optimizer.momentum", config.optimizer.momentum, 0 <= config.optimizer.momentum < 1, "give [0, 1)")
   _check("optimizer.weight_decay", config.optimizer.weight_decay, config.optimizer.weight_decay >= 0, "give 0 or more")
-  if config.method == "source_only" or config.method == "finetune":
-    _check(
-        "data.shared_classes",
-        config.data.shared_classes,
-        config.data.shared_classes or config.method == "finetune",
-        "method 'source_only' trains no target classifier; take 'finetune' for transfer between classes",
-    )
   _check(
-      "alpha.contraction",
-      config.alpha.contraction,
-      config.alpha.contraction == "jvp" or not config.shard_params,
-      "forms a gradient of all parameters for each example, which shard_params is to avoid; take 'jvp'",
+    "alpha.contraction",
+    config.alpha.contraction,
+    config.alpha.contraction == "jvp" or not config.shard_params,
+    "forms a gradient of all parameters for each example, which shard_params is to avoid; take 'jvp'",
   )
   _check(
-      "alpha.target_params",
-      config.alpha.target_params,
-      config.data.shared_classes or config.alpha.target_params != "classifier",
-      "only a shared classifier can; the target's own classifier descends its loss anyway",
+    "alpha.target_params",
+    config.alpha.target_params,
+    config.data.shared_classes or config.alpha.target_params != "classifier",
+    "only a shared classifier can; the target's own classifier descends its loss anyway",
   )
+
+
+def upgraded(fields: Mapping) -> dict[str, Any]:
+  """Returns the fields of a config as they are named today; those of an older version are the same otherwise.
+
+  This is the one place that knows what fields were called before, for the folders of older runs and for records.
+  """
+  fields = json.loads(json.dumps(dict(fields)))  # a copy, with lists for tuples
+  if fields.pop("flip_source", False):
+    fields["augment"] = {"source": ["flip"], "target": []}
+  alpha = fields.get("alpha", {})
+  if "transforms" in alpha:
+    alpha["transforms"] = ["scale_by_std" if name == "standardize" else name for name in alpha["transforms"]]
+  return fields
 
 
 def changed_fields(old: Mapping, new: Mapping) -> list[str]:
   """Names the fields, with both values, in which a resumed run would compute something else.
 
-  A config that is older than a field has its default.
+  A config that is older than a field has its default, and fields may have the names of before.
   """
-  complete = lambda fields: _flat(default_config().to_dict()) | _flat(fields)
-  old, new = (json.loads(json.dumps(complete(fields))) for fields in (old, new))
+  old, new = (_flat(upgraded(default_config().to_dict())) | _flat(upgraded(fields)) for fields in (old, new))
   return [
-      f"{field} (was {old.get(field)!r}, now {new.get(field)!r})"
-      for field in sorted(old.keys() | new.keys())
-      if field not in _FREE_ON_RESUME and old.get(field) != new.get(field)
+    f"{field} (was {old.get(field)!r}, now {new.get(field)!r})"
+    for field in sorted(old.keys() | new.keys())
+    if field not in _FREE_ON_RESUME and old.get(field) != new.get(field)
   ]
 
 
@@ -188,10 +194,12 @@ def _flat(tree, prefix=""):
 
 
 def _check_fields(config):
-  given, known = (_flat({**tree.to_dict(), "model": None}) for tree in (config, default_config()))
+  open_blocks = dict.fromkeys(_OPEN)
+  given, known = (_flat({**tree.to_dict(), **open_blocks}) for tree in (config, default_config()))
   for field in given.keys() - known.keys():
-    close = difflib.get_close_matches(field, known, n=1)
-    raise ValueError(f"config.{field} is unknown" + (f"; did you mean config.{close[0]}?" if close else ""))
+    suggested = did_you_mean(field, known)
+    own = "" if suggested else "; a field of your own goes into config.user, a method's into config.method_options"
+    raise ValueError(f"config.{field} is unknown{suggested}{own}")
   for field in known.keys() - given.keys():
     raise ValueError(f"config.{field} is missing; start from soseleto_jax.config.default_config()")
 

@@ -1,25 +1,35 @@
 """Trains by a config file: `python -m soseleto_jax.main --config=configs/cifar_noise.py --workdir=runs/cifar`.
 
-Without `--config` it runs configs/digits_noise.py. The logic is in modules that tests and notebooks can import.
+Without `--config` it runs configs/digits_noise.py. `--config.FIELD=VALUE` changes a field of the config.
 """
 
+import contextlib
 import logging
+import os
 import pathlib
+import signal
+import sys
+import threading
 import traceback
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from soseleto_jax import processes
-from soseleto_jax.progress import summary_table
-from soseleto_jax.train import train_and_evaluate
+from soseleto_jax.core.suggest import did_you_mean
+
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL
+_SECONDS_TO_END = 5  # of a process whose run has failed, where there are several
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE)
 
+# New fields are taken in, since some blocks of the config are open; the check before a run refuses them in the others.
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="FILE or FILE:argument=value,... (default: digits_noise.py)", lock_config=True
+  "config",
+  help_string="FILE or FILE:argument=value,... of your own, or of the package (default: configs/digits_noise.py).",
+  lock_config=False,
+  accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/ and the name of the config's file).")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several train together.")
@@ -28,12 +38,23 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, f
 _PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 60, "Seconds after which a silent process counts as dead.", 1)
 
 
-def parse_flags(argv):
-  """Parses the command line; a field that the config does not have is an error of one line."""
-  if not {argument.split("=")[0] for argument in argv} & {"--config", "-config"}:  # a default would be read on import
-    argv = [argv[0], f"--config={_CONFIGS / 'digits_noise.py'}", *argv[1:]]
+def run() -> None:
+  """The command `soseleto`."""
+  for flag in (_CONFIG, _WORKDIR, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _PEER_TIMEOUT):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])  # --help looks for them there
+  app.run(main, flags_parser=parse_flags)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses the command line, and returns what is no option; a mistake in it is an error of one line."""
+  name, *arguments = argv
+  words = {argument.split("=")[0].lstrip("-") for argument in arguments if argument.startswith("-")}
+  if "config" in words:
+    arguments = _with_found_config(arguments)
+  elif not words & {"help", "helpshort", "helpfull", "helpxml", "?"}:  # a default would be read on import
+    arguments = [f"--config={_CONFIGS / 'digits_noise.py'}", *arguments]
   try:
-    return app.parse_flags_with_usage(argv)
+    return app.parse_flags_with_usage([name, *arguments])
   except (AttributeError, KeyError) as error:
     if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
       raise  # a mistake in the config's file
@@ -42,10 +63,39 @@ def parse_flags(argv):
     raise SystemExit(f"error: unknown field of --config: {': '.join(error.args[0].splitlines())}") from None
 
 
-def main(argv):
+def _with_found_config(arguments):
+  """Returns the arguments with the path of the config's file in place of one that is the package's."""
+  arguments = list(arguments)
+  place = next(i for i, argument in enumerate(arguments) if argument.split("=")[0] in ("--config", "-config"))
+  option, equals, value = arguments[place].partition("=")
+  if equals:
+    arguments[place] = f"{option}={_find_config(value)}"
+  elif place + 1 < len(arguments):
+    arguments[place + 1] = _find_config(arguments[place + 1])
+  return arguments
+
+
+def _find_config(value):
+  file, colon, argument = value.partition(":")
+  path = pathlib.Path(file)
+  if not path.exists():
+    if path.parts[:-1] not in ((), ("configs",)) or not (_CONFIGS / path.name).is_file():
+      known = sorted(f"configs/{own.name}" for own in _CONFIGS.glob("[!_]*.py"))
+      raise SystemExit(
+        f"error: --config={file}: there is no such file, nor has the package one of this name; it has "
+        f"{', '.join(known)}{did_you_mean(file, known)}"
+      )
+    path = _CONFIGS / path.name
+  return f"{path}{colon}{argument}"
+
+
+def main(argv: list[str]) -> None:
   """Runs the experiment and prints what came of it."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments {argv[1:]}: options start with --")
+  from soseleto_jax import train  # which takes seconds, that --help and a misspelt option need not
+  from soseleto_jax.run import processes, progress, signals
+
   if flags.FLAGS.verbosity <= absl_logging.INFO:  # the libraries' own account of every save
     absl_logging.set_verbosity(absl_logging.WARNING)
   config_file = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0])
@@ -53,13 +103,61 @@ def main(argv):
   try:
     processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _PEER_TIMEOUT.value)
     logging.getLogger("soseleto_jax").setLevel(logging.INFO if processes.is_main() else logging.WARNING)
-    with processes.end_soon_on_error():
-      result = train_and_evaluate(_CONFIG.value, workdir)
+    with _end_soon_on_error(), _end_at_second_interrupt():
+      result = train.train_and_evaluate(_CONFIG.value.lock(), workdir)
+  except signals.Preempted:
+    raise SystemExit(EXIT_PREEMPTED) from None
   except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
     raise SystemExit(f"error: {processes.describe(error)}") from error
   if processes.is_main():
-    print(f"{summary_table(result.summary)}\nreport: {result.report}")
+    print(f"{progress.summary_table(result.summary)}\nreport: {result.report}")
+
+
+@contextlib.contextmanager
+def _end_soon_on_error():
+  """Around a run: one that fails waits only seconds for the other processes, which may be waiting for this one.
+
+  JAX would wait minutes for them at exit.
+  """
+  from soseleto_jax.run import processes, signals
+
+  try:
+    yield
+  except BaseException as error:
+    if processes.are_several():
+      code = EXIT_PREEMPTED if isinstance(error, signals.Preempted) else 1
+      timer = threading.Timer(_SECONDS_TO_END, os._exit, [code])
+      timer.daemon = True
+      timer.start()
+    raise
+
+
+@contextlib.contextmanager
+def _end_at_second_interrupt():
+  """Ends the process at a second SIGINT, in the middle of a compilation too.
+
+  Python calls its handlers only between two calls into XLA, so that a thread reads the numbers of signals as they come.
+  """
+  reading, writing = os.pipe()
+  os.set_blocking(writing, False)
+  wakeup = signal.set_wakeup_fd(writing)
+  threading.Thread(target=_count_interrupts, args=[reading], daemon=True).start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(wakeup)
+    os.close(writing)
+
+
+def _count_interrupts(reading):
+  interrupts = 0
+  while number := os.read(reading, 1):
+    interrupts += number[0] == signal.SIGINT
+    if interrupts == 2:
+      print("interrupted twice: ended without saving", file=sys.stderr, flush=True)
+      os._exit(128 + signal.SIGINT)
+  os.close(reading)
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  run()

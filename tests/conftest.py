@@ -1,13 +1,55 @@
 """Every test runs on the CPU, as 8 virtual devices, unless JAX_PLATFORMS says otherwise."""
 
+import hashlib
 import os
+import pathlib
+import platform
+import time
 
 import jax
+import jaxlib
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 8)
-if not os.environ.get("JAX_PLATFORMS"):
-  jax.config.update("jax_platforms", "cpu")
+_KEPT_DAYS = 7  # that a compiled program stays without being used
+
+
+def pytest_configure(config):
+  """Sets JAX up, with one cache of compiled programs for all tests, all workers and all later runs."""
+  jax.config.update("jax_num_cpu_devices", 8)
+  if not os.environ.get("JAX_PLATFORMS"):
+    jax.config.update("jax_platforms", "cpu")
+  cache = _cache_folder()
+  if not hasattr(config, "workerinput"):  # the main process of pytest, not one of its workers
+    _forget_old_programs(cache)
+  # By environment too, for the processes that tests start.
+  options = {
+    "jax_compilation_cache_dir": str(cache),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  for name, value in options.items():
+    os.environ[name.upper()] = str(value)
+    jax.config.update(name, value)
+
+
+def _cache_folder():
+  """The folder of programs for this processor: those of another one may not run here."""
+  root = os.environ.get("SOSELETO_TEST_CACHE") or pathlib.Path.home() / ".cache" / "soseleto_jax_tests"
+  try:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    processor = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+  except OSError:
+    processor = [platform.processor(), platform.machine()]
+  machine = repr([processor, jax.__version__, jaxlib.__version__, platform.python_version()])
+  return pathlib.Path(root) / hashlib.sha256(machine.encode()).hexdigest()[:16]
+
+
+def _forget_old_programs(cache):
+  cache.mkdir(parents=True, exist_ok=True)
+  oldest = time.time() - _KEPT_DAYS * 24 * 3600
+  for file in cache.iterdir():
+    if file.stat().st_mtime < oldest:
+      file.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -17,18 +59,9 @@ def x64():
     yield
 
 
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-  """Keeps compiled programs for the tests of one file."""
-  from tests import runs  # it needs the settings above
-
-  with runs.compiled_once(tmp_path_factory.mktemp("programs")):
-    yield
-
-
 @pytest.fixture
 def no_report(monkeypatch):
   """Saves the seconds that its figures take."""
-  from soseleto_jax import report
+  from soseleto_jax.report import page
 
-  monkeypatch.setattr(report, "write_report", lambda workdir, **_: workdir / "report.html")
+  monkeypatch.setattr(page, "write_report", lambda workdir, **_: workdir / "report.html")

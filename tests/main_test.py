@@ -35,12 +35,12 @@ def get_config(arg=None):
 def command(*arguments, cwd):
   """Runs the module as a user would, on one device."""
   return subprocess.run(
-      [sys.executable, "-m", "soseleto_jax.main", *map(str, arguments)],
-      env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-      cwd=cwd,
-      capture_output=True,
-      text=True,
-      timeout=300,
+    [sys.executable, "-m", "soseleto_jax.main", *map(str, arguments)],
+    env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    cwd=cwd,
+    capture_output=True,
+    text=True,
+    timeout=300,
   )
 
 
@@ -63,14 +63,14 @@ def test_a_run_by_arguments_of_the_file_and_fields(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argument, named",
-    [
-        (
-            "--config.optimizer.learning_rat=0.1",
-            "'learning_rat': Did you mean \"learning_rate\" instead of \"learning_rat\"?",
-        ),
-        ("--config.nosuch.thing=1", "'nosuch'"),
-    ],
+  "argument, named",
+  [
+    (
+      "--config.optimizer.learning_rat=0.1",
+      '\'learning_rat\': Did you mean "learning_rate" instead of "learning_rat"?',
+    ),
+    ("--config.nosuch.thing=1", "'nosuch'"),
+  ],
 )
 def test_an_unknown_field_is_an_error_of_one_line(tmp_path, argument, named):
   done = command(argument, cwd=tmp_path)
@@ -114,7 +114,7 @@ def test_a_config_that_is_named(monkeypatch, argument):
 def asked(monkeypatch):
   """Stands in for the flags and for training: the fields of the answer, and what was asked for."""
   asked = types.SimpleNamespace(
-      filename="configs/some_noise.py:noise=0.4,small", error=None, calls=[], joined=[], summary={}
+    filename="configs/some_noise.py:noise=0.4,small", error=None, calls=[], joined=[], summary={}
   )
 
   class Flags:

@@ -60,9 +60,7 @@ def flatten(params):
 
 def unflatten(flat, like):
   sizes = np.cumsum([like[name].size for name in sorted(like)])[:-1]
-  return {
-      name: part.reshape(like[name].shape) for name, part in zip(sorted(like), np.split(flat, sizes), strict=True)
-  }
+  return {name: part.reshape(like[name].shape) for name, part in zip(sorted(like), np.split(flat, sizes), strict=True)}
 
 
 def orthogonal(matrix):
@@ -73,21 +71,21 @@ def orthogonal(matrix):
 
 
 def run(
-    params,
-    alpha,
-    batches,
-    optimizer,
-    *,
-    alpha_step_size,
-    source_head="classifier",
-    target_head="classifier",
-    target_params=(),
-    alignment_params=None,
-    direction=None,
-    transform=None,
-    alpha_first=False,
-    burn_in=0,
-    lookahead=None,
+  params,
+  alpha,
+  batches,
+  optimizer,
+  *,
+  alpha_step_size,
+  source_head="classifier",
+  target_head="classifier",
+  target_params=(),
+  alignment_params=None,
+  direction=None,
+  transform=None,
+  alpha_first=False,
+  burn_in=0,
+  lookahead=None,
 ):
   """Runs Algorithm 1 over `batches`, pairs of a source and a target batch.
 
@@ -130,14 +128,18 @@ def run(
     weights = in_use(alpha[index]) if alpha_first else old
     gradient = weights @ q_rows / len(weights) + descends_target * target_gradient
     params = unflatten(theta + optimizer(gradient), params)
-    yield params, alpha.copy(), {
+    yield (
+      params,
+      alpha.copy(),
+      {
         "source_loss": np.mean(weights * losses),
         "target_loss": np.mean(target_losses),
         "alpha_mean": np.mean(alpha[index]),
         "alignment_mean": np.mean(q),
         "grad_norm": np.linalg.norm(gradient),
         "target_grad_norm": np.linalg.norm((aligned | descends_target) * target_gradient),
-    }
+      },
+    )
 
 
 def _rows(batch, mask):

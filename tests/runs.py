@@ -5,12 +5,11 @@ import contextlib
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-from soseleto_jax import sharding
 from soseleto_jax.config import default_config
+from soseleto_jax.core import sharding
 from soseleto_jax.data.task import from_arrays
-from soseleto_jax.experiment import Experiment
+from soseleto_jax.run.trainer import Experiment
 
 NUM_SOURCE, BATCH_SIZE, STEPS_PER_EPOCH = 41, 13, 4  # neither divides by 8, nor the one by the other
 NUM_TARGET, NUM_VALIDATION, NUM_TEST = 12, 10, 23
@@ -22,19 +21,19 @@ def make_config(**fields):
   config = default_config()
   config.model.hidden = (4,)
   config.update_from_flattened_dict(
-      {
-          "batch_size": BATCH_SIZE,
-          "target_batch_size": 5,
-          "num_epochs": 2,
-          "eval_batch_size": 9,
-          "finetune_epochs": 1.0,
-          "finetune_learning_rate": 0.05,
-          "optimizer.learning_rate": 0.1,
-          "optimizer.weight_decay": 1e-2,
-          "optimizer.schedule": "cosine",
-          "alpha.step_size": 0.1,
-      }
-      | {name.replace("__", "."): value for name, value in fields.items()}
+    {
+      "batch_size": BATCH_SIZE,
+      "target_batch_size": 5,
+      "num_epochs": 2,
+      "eval_batch_size": 9,
+      "finetune_epochs": 1.0,
+      "finetune_learning_rate": 0.05,
+      "optimizer.learning_rate": 0.1,
+      "optimizer.weight_decay": 1e-2,
+      "optimizer.schedule": "cosine",
+      "alpha.step_size": 0.1,
+    }
+    | {name.replace("__", "."): value for name, value in fields.items()}
   )
   return config
 
@@ -54,14 +53,14 @@ def make_task(*, shape=(5,), shared=True, true_label=True, seed=0, **options):
   label = np.where(np.arange(NUM_SOURCE) < 12, (right + 1) % CLASSES, right)
   target, validation, test = (examples(count, classes) for count in (NUM_TARGET, NUM_VALIDATION, NUM_TEST))
   return from_arrays(
-      source_x,
-      label,
-      *target,
-      *test,
-      validation=validation,
-      true_label=right if true_label else None,
-      shared_classes=shared,
-      **options,
+    source_x,
+    label,
+    *target,
+    *test,
+    validation=validation,
+    true_label=right if true_label else None,
+    shared_classes=shared,
+    **options,
   )
 
 
@@ -92,23 +91,3 @@ def before_step(number, action):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Experiment, "advance", patched)
     yield
-
-
-@contextlib.contextmanager
-def compiled_once(folder):
-  """Keeps compiled programs in a folder, so that an experiment that is started again need not compile again."""
-  options = {
-      "jax_compilation_cache_dir": str(folder),
-      "jax_persistent_cache_min_compile_time_secs": 0.0,
-      "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  try:
-    yield
-  finally:
-    for name, value in before.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()

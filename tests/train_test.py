@@ -15,29 +15,38 @@ import types
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
-from experiments import faults
-from soseleto_jax import experiment, report, sharding, train, writers
-from soseleto_jax.checkpoint import Checkpoints
-from soseleto_jax.experiment import Experiment
+from experiments.reliability import faults
+from soseleto_jax import train
+from soseleto_jax.core import sharding
+from soseleto_jax.core.step import Step
+from soseleto_jax.methods.base import Method, Phase
+from soseleto_jax.report import page, writers
+from soseleto_jax.run import loop
+from soseleto_jax.run.checkpoint import Checkpoints
+from soseleto_jax.run.signals import Preempted
+from soseleto_jax.run.trainer import Experiment
+from soseleto_jax.run.workdir import claim
 from soseleto_jax.train import train_and_evaluate
-from soseleto_jax.workdir import claim
 from tests import problems, runs
 
-write_report, write = report.write_report, writers.MetricWriter.write
+write_report, write = page.write_report, writers.MetricWriter.write
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "no_report")
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
   """The result of the default experiment, not interrupted, in a folder that nobody changes."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(report, "write_report", lambda workdir, **_: workdir / "report.html")
+    patch.setattr(page, "write_report", lambda workdir, **_: workdir / "report.html")
     return train_and_evaluate(runs.make_config(), tmp_path_factory.mktemp("straight"), runs.make_task())
 
 
@@ -61,50 +70,66 @@ def assert_same_run(a, b):
 
 
 class BatchNormNet(nn.Module):
-  """Carries state; its features are those of `representation`."""
+  """Carries state, and draws."""
 
   @nn.compact
   def __call__(self, x, *, train=False):
-    x = nn.Dense(3, name="representation")(x.reshape(len(x), -1))
+    x = nn.Dense(3, name="dense")(x.reshape(len(x), -1))
     x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.8, name="norm")(x))
-    return nn.Dense(runs.CLASSES, name="classifier")(x)
+    return nn.Dropout(0.1, deterministic=not train)(x)
+
+
+class NnxNet(nnx.Module):
+  """The same in NNX."""
+
+  def __init__(self, size, rngs):
+    self.dense = nnx.Linear(size, 3, rngs=rngs)
+    self.norm = nnx.BatchNorm(3, momentum=0.8, rngs=rngs)
+    self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+  def __call__(self, x):
+    return self.dropout(nnx.relu(self.norm(self.dense(x.reshape(len(x), -1)))))
 
 
 # Resume.
 
 
 @pytest.mark.parametrize(
-    "checkpoints, fields",
-    [
-        pytest.param((3, 4, 6, 8), dict(eval_every_epochs=0.75, checkpoint_every_epochs=1.0), id="window of means"),
-        pytest.param((3, 4, 6, 8), dict(steps_per_call=3, checkpoint_every_epochs=0.75), id="several steps a call"),
-        pytest.param(
-            (3, 4, 6, 8),  # the first phase ends at 4, in the middle of a window
-            dict(
-                method="finetune", num_epochs=1, eval_every_epochs=0.75, checkpoint_every_epochs=1.0,
-                optimizer__name="adam",
-            ),  # fmt: skip
-            id="finetune",
-        ),
-        pytest.param((4, 8), dict(model__hidden=(4096,), shard_params=True), id="split parameters"),
-        pytest.param(
-            (4, 8), dict(flip_source=True, alpha__transforms=("standardize",)), id="flips, state of the network"
-        ),
-    ],
+  "checkpoints, fields",
+  [
+    pytest.param((3, 4, 6, 8), dict(eval_every_epochs=0.75, checkpoint_every_epochs=1.0), id="window of means"),
+    pytest.param((3, 4, 6, 8), dict(steps_per_call=3, checkpoint_every_epochs=0.75), id="several steps a call"),
+    pytest.param(
+      (3, 4, 6, 8),  # the first phase ends at 4, in the middle of a window
+      dict(
+        method="finetune",
+        num_epochs=1,
+        eval_every_epochs=0.75,
+        checkpoint_every_epochs=1.0,
+        optimizer__name="adam",
+      ),  # fmt: skip
+      id="finetune",
+    ),
+    pytest.param((4, 8), dict(model__hidden=(4096,), shard_params=True), id="split parameters"),
+    pytest.param(
+      (4, 8),
+      dict(augment__source=("flip", "rotation=20"), alpha__transforms=("scale_by_std",)),
+      id="augmentation, dropout, state of the network",
+    ),
+  ],
 )
-def test_stopped_after_every_checkpoint(tmp_path, monkeypatch, checkpoints, fields):
+def test_stopped_after_every_checkpoint(tmp_path, checkpoints, fields):
   """Such a run equals the uninterrupted one bit for bit."""
-  config, task = runs.make_config(**fields), runs.make_task()
-  if config.flip_source:
-    task = runs.make_task(shape=(3, 4, 1))
-    monkeypatch.setattr(experiment, "get_model", lambda **_: BatchNormNet())
-  straight = train_and_evaluate(config, tmp_path / "straight", task)
+  config, task, given = runs.make_config(**fields), runs.make_task(), {}
+  if config.augment.source:
+    task, given = runs.make_task(shape=(3, 4, 1)), {"network": NnxNet(12, nnx.Rngs(0))}
+  straight = train_and_evaluate(config, tmp_path / "straight", task, **given)
   workdir = tmp_path / "stopped"
   for step in checkpoints[:-1]:
     with runs.before_step(step, runs.crash), pytest.raises(runs.Crash):
-      train_and_evaluate(config, workdir, task)
+      train_and_evaluate(config, workdir, task, **given)
     assert saved_steps(workdir)[-1] == step
-  assert_same_run(train_and_evaluate(config, workdir, task), straight)
+  assert_same_run(train_and_evaluate(config, workdir, task, **given), straight)
   kept = sorted({*checkpoints[-2:], straight.summary["best_checkpoint"]})
   assert saved_steps(workdir) == saved_steps(tmp_path / "straight") == kept
   assert straight.state.step == 8
@@ -120,17 +145,15 @@ def test_several_steps_a_call_change_nothing(tmp_path, straight):
 
 
 @pytest.mark.parametrize(
-    "number, error",
-    [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
-    ids=["SIGTERM", "SIGINT"],
+  "number, error",
+  [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt)],
+  ids=["SIGTERM", "SIGINT"],
 )
 def test_a_signal_saves_and_stops(tmp_path, straight, number, error):
   config, task = runs.make_config(), runs.make_task()
   handler = signal.getsignal(number)
-  with runs.before_step(5, kill(number)), pytest.raises(error) as raised:
+  with runs.before_step(5, kill(number)), pytest.raises(error):
     train_and_evaluate(config, tmp_path, task)
-  if error is SystemExit:
-    assert raised.value.code == 75
   assert signal.getsignal(number) is handler
   assert saved_steps(tmp_path) == [4, 6]  # the step that it met is done first
   assert_same_run(train_and_evaluate(config, tmp_path, task), straight)
@@ -143,7 +166,7 @@ def test_a_signal_during_evaluation(tmp_path, monkeypatch, straight):
     kill(signal.SIGTERM)()
     return evaluate(self, state)
 
-  with monkeypatch.context() as patch, pytest.raises(SystemExit):
+  with monkeypatch.context() as patch, pytest.raises(Preempted):
     patch.setattr(Experiment, "evaluate", interrupted)
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   assert saved_steps(tmp_path) == [4]
@@ -151,17 +174,16 @@ def test_a_signal_during_evaluation(tmp_path, monkeypatch, straight):
 
 
 def test_a_signal_before_training(tmp_path, monkeypatch, straight):
-  """Has nothing to save, and the same code."""
+  """Has nothing to save."""
 
   def interrupted(*_):
     kill(signal.SIGTERM)()
     pytest.fail("it went on")
 
   handler = signal.getsignal(signal.SIGTERM)
-  with monkeypatch.context() as patch, pytest.raises(SystemExit) as raised:
+  with monkeypatch.context() as patch, pytest.raises(Preempted):
     patch.setattr(train, "get_task", interrupted)
     train_and_evaluate(runs.make_config(), tmp_path / "run")
-  assert raised.value.code == 75
   assert signal.getsignal(signal.SIGTERM) is handler
   assert_same_run(train_and_evaluate(runs.make_config(), tmp_path / "run", runs.make_task()), straight)
 
@@ -207,7 +229,7 @@ def test_a_finished_run_is_not_repeated(tmp_path, monkeypatch, caplog):
   """Nor is training when only the report was lost."""
   config, task = runs.make_config(), runs.make_task()
   with monkeypatch.context() as patch, pytest.raises(runs.Crash):
-    patch.setattr(report, "write_report", lambda *_, **__: runs.crash())
+    patch.setattr(page, "write_report", lambda *_, **__: runs.crash())
     train_and_evaluate(config, tmp_path, task)
   monkeypatch.setattr(Experiment, "advance", lambda *_: pytest.fail("it trains again"))
   caplog.set_level("INFO", "soseleto_jax")
@@ -232,17 +254,17 @@ def test_a_run_says_that_it_goes_on(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"seed": 1},
-        {"num_epochs": 3},
-        {"method": "joint"},
-        {"alpha.step_size": 0.2},
-        {"optimizer.learning_rate": 0.2, "model.hidden": (4, 4)},
-        {"data.source.noise_rate": 0.2},
-        {"alpha.lookahead": 0.1},
-    ],
-    ids=lambda changes: " ".join(changes),
+  "changes",
+  [
+    {"seed": 1},
+    {"num_epochs": 3},
+    {"method": "joint"},
+    {"alpha.step_size": 0.2},
+    {"optimizer.learning_rate": 0.2, "model.hidden": (4, 4)},
+    {"data.source.noise_rate": 0.2},
+    {"alpha.lookahead": 0.1},
+  ],
+  ids=lambda changes: " ".join(changes),
 )
 def test_a_folder_refuses_another_experiment(straight, changes):
   workdir = straight.report.parent
@@ -307,7 +329,7 @@ def test_a_disk_that_fills_up(tmp_path, monkeypatch, straight):
     patch.setattr(writers.MetricWriter, "write", once_full)
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   assert str(raised.value) == (
-      "No space left on device; the checkpoint of step 4 is intact; free space and run the same command again"
+    "No space left on device; the checkpoint of step 4 is intact; free space and run the same command again"
   )
   assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
 
@@ -316,14 +338,14 @@ def test_what_may_change_on_resume(tmp_path, straight):
   with runs.before_step(4, runs.crash), pytest.raises(runs.Crash):
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   changed = runs.make_config(
-      name="renamed",
-      steps_per_call=3,
-      max_to_keep=1,
-      checkpoint_every_epochs=0.75,
-      eval_every_epochs=0.75,
-      eval_batch_size=23,
-      shard_params=True,
-      data__data_dir="elsewhere",
+    name="renamed",
+    steps_per_call=3,
+    max_to_keep=1,
+    checkpoint_every_epochs=0.75,
+    eval_every_epochs=0.75,
+    eval_batch_size=23,
+    shard_params=True,
+    data__data_dir="elsewhere",
   )
   result = train_and_evaluate(changed, tmp_path, runs.make_task())
   problems.assert_close(result.state, straight.state)
@@ -341,7 +363,7 @@ def test_another_experiment_where_nothing_was_saved(tmp_path, straight):
 def test_seconds_are_those_of_all_parts(tmp_path, monkeypatch):
   def clock():
     """Reads 0, then 100 more each time; a run reads it at its start, when it saves, and at its end."""
-    monkeypatch.setattr(train, "time", types.SimpleNamespace(monotonic=itertools.count(0, 100).__next__))
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=itertools.count(0, 100).__next__))
 
   clock()
   with runs.before_step(4, runs.crash), pytest.raises(runs.Crash):
@@ -354,12 +376,12 @@ def test_seconds_are_those_of_all_parts(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "bad_step, metric, value, fields",
-    [
-        (5, "source_loss", np.nan, {}),
-        (6, "target_loss", np.inf, {}),
-        (6, "grad_norm", -np.inf, {"steps_per_call": 2}),  # the second of its call
-    ],
+  "bad_step, metric, value, fields",
+  [
+    (5, "source_loss", np.nan, {}),
+    (6, "target_loss", np.inf, {}),
+    (6, "grad_norm", -np.inf, {"steps_per_call": 2}),  # the second of its call
+  ],
 )
 def test_a_loss_that_is_not_finite(tmp_path, monkeypatch, straight, bad_step, metric, value, fields):
   advance = Experiment.advance
@@ -388,14 +410,14 @@ def spoil(task, name, row):
 
 
 @pytest.mark.parametrize(
-    "name, row, fields, step",
-    [
-        ("source", 7, {}, None),
-        ("source", 0, {}, None),  # which fills up the batches for the mesh
-        ("target", 3, {"checkpoint_every_epochs": 0.25}, None),
-        ("source", 7, {"method": "source_only", "steps_per_call": 2}, None),
-        ("target", 3, {"method": "finetune", "num_epochs": 1}, 5),  # no checkpoint is newer than step 4
-    ],
+  "name, row, fields, step",
+  [
+    ("source", 7, {}, None),
+    ("source", 0, {}, None),  # which fills up the batches for the mesh
+    ("target", 3, {"checkpoint_every_epochs": 0.25}, None),
+    ("source", 7, {"method": "source_only", "steps_per_call": 2}, None),
+    ("target", 3, {"method": "finetune", "num_epochs": 1}, 5),  # no checkpoint is newer than step 4
+  ],
 )
 def test_an_error_names_the_examples(tmp_path, name, row, fields, step):
   config = runs.make_config(**fields)
@@ -483,7 +505,7 @@ def test_source_only_is_soseleto_with_weights_of_one(tmp_path, monkeypatch):
   problems.assert_close(plain.state, fixed.state)
   np.testing.assert_array_equal(plain.alpha, 1)
   problems.assert_close(
-      [record["test_loss"] for record in plain.records], [record["test_loss"] for record in fixed.records]
+    [record["test_loss"] for record in plain.records], [record["test_loss"] for record in fixed.records]
   )
 
 
@@ -520,20 +542,20 @@ def test_records_and_summary(straight):
   np.testing.assert_allclose(record["alpha_wrong"], wrong.mean())
   best = max(straight.records, key=lambda record: record["validation_accuracy"])
   expected = {
-      "method": "soseleto",
-      "task": "arrays",
-      "num_source": 41,
-      "num_target": 12,
-      "seed": 0,
-      "epochs": 2.0,
-      "steps": 8,
-      "test_accuracy": record["test_accuracy"],
-      "validation_accuracy": record["validation_accuracy"],
-      "best_validation_accuracy": best["validation_accuracy"],
-      "best_step": best["step"],
-      "best_checkpoint": best["step"],
-      "test_accuracy_at_best": best["test_accuracy"],
-      "auc": record["auc"],
+    "method": "soseleto",
+    "task": "arrays",
+    "num_source": 41,
+    "num_target": 12,
+    "seed": 0,
+    "epochs": 2.0,
+    "steps": 8,
+    "test_accuracy": record["test_accuracy"],
+    "validation_accuracy": record["validation_accuracy"],
+    "best_validation_accuracy": best["validation_accuracy"],
+    "best_step": best["step"],
+    "best_checkpoint": best["step"],
+    "test_accuracy_at_best": best["test_accuracy"],
+    "auc": record["auc"],
   }
   assert expected.items() <= straight.summary.items()
 
@@ -573,12 +595,114 @@ def test_means_are_of_the_steps_since_the_last_record(tmp_path, monkeypatch, fie
     assert losses == [{"source_loss"}, {"source_loss", "target_loss"}, {"target_loss"}]
 
 
+# What a caller gives.
+
+
+def to_host(tree):
+  return jax.tree.map(np.asarray, tree)
+
+
+def test_a_network_of_ones_own(tmp_path, monkeypatch):
+  """Linen, NNX, and two functions; each gets classifiers or is taken as it is, and trains."""
+  runs.use_devices(monkeypatch, 1)
+  task = runs.make_task()
+
+  class Functions:
+    def init(self, key, x):
+      return {"w": 0.1 * jax.random.normal(key, (x.shape[1], runs.CLASSES))}
+
+    def apply(self, params, x):
+      return x @ params["w"]
+
+  networks = {"linen": BatchNormNet(), "nnx": NnxNet(5, nnx.Rngs(0)), "functions": Functions()}
+  for name, network in networks.items():
+    result = train_and_evaluate(runs.make_config(), tmp_path / name, task, network=network)
+    assert np.unique(result.alpha).size > 10
+    assert (result.state.model_state is None) == (name == "functions")
+    given = json.loads((tmp_path / name / "config.json").read_text())["given"]
+    assert type(network).__name__ in given["network"]
+    with pytest.raises(ValueError, match=r"given.network \(was .*now None\)"):
+      train_and_evaluate(runs.make_config(), tmp_path / name, task)
+
+
+def test_parameters_to_start_from(tmp_path, straight):
+  """Those of a run whose weights stay and whose parameters rest are the run's own."""
+  rests = runs.make_config(alpha__step_size=0.0)
+  start = to_host(straight.state.params)
+  result = train_and_evaluate(rests, tmp_path, runs.make_task(), params=start, optimizer=optax.set_to_zero())
+  problems.assert_same_bits(to_host(result.state.params), start)
+  assert result.records[-1]["test_accuracy"] == straight.records[-1]["test_accuracy"]
+
+
+def test_an_optimizer_that_rests_on_a_part(tmp_path):
+  """A frozen part keeps its bits, and the rest moves."""
+  frozen = {"representation": "frozen", "classifier": "free"}
+  optimizer = optax.partition({"frozen": optax.set_to_zero(), "free": optax.adam(0.1)}, frozen)
+  start = to_host(Experiment(runs.make_config(), runs.make_task()).initial_state().params)
+  params = train_and_evaluate(runs.make_config(), tmp_path, runs.make_task(), optimizer=optimizer).state.params
+  problems.assert_same_bits(to_host(params["representation"]), start["representation"])
+  assert (np.asarray(params["classifier"]["kernel"]) != start["classifier"]["kernel"]).all()
+
+
+def test_an_augmentation_of_ones_own(tmp_path, straight):
+  """Nothing of the target's is seen where the source's is; the identity changes nothing."""
+  same = train_and_evaluate(
+    runs.make_config(), tmp_path / "same", runs.make_task(), augment={"target": lambda key, x: x}
+  )
+  problems.assert_close(same.state, straight.state)
+  noisy = {"source": lambda key, x: x + jax.random.normal(key, x.shape)}
+  other = train_and_evaluate(runs.make_config(), tmp_path / "other", runs.make_task(), augment=noisy)
+  assert not np.allclose(other.alpha, straight.alpha)
+  with pytest.raises(ValueError, match=r"augment\['sorce'\].*did you mean 'source'"):
+    train_and_evaluate(runs.make_config(), tmp_path / "none", runs.make_task(), augment={"sorce": noisy["source"]})
+
+
+def test_a_method_of_ones_own(tmp_path):
+  """It is given the options, and says what it does with alpha; a step without metrics or losses will do, also to skip."""
+
+  def make_method(setup, *, rate):
+    def gradients(state, batch):
+      del batch
+      return jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), state.params), state, {}
+
+    step = Step(gradients, optax.sgd(1.0), sets=("target",))
+    return Method((Phase(3, step),), uses_alpha=True, alpha_init=0.25)
+
+  for name, skip in (("stop", "stop"), ("skip", "skip")):
+    config = runs.make_config(method_options__rate=0.5, on_nonfinite=skip, eval_every_epochs=0.5)
+    result = train_and_evaluate(config, tmp_path / name, runs.make_task(), method=make_method)
+    assert result.summary["steps"] == 3 and result.summary["auc"] == 0.5
+    np.testing.assert_array_equal(result.alpha, 0.25)
+    start = Experiment(runs.make_config(), runs.make_task()).initial_state().params
+    expected = jax.tree.map(lambda leaf: leaf - 1.5, start)
+    problems.assert_close(to_host(result.state.params), to_host(expected))
+  with pytest.raises(ValueError, match="method_options.rats: .* has rate; did you mean 'rate'"):
+    config = runs.make_config(method_options__rats=0.5)
+    train_and_evaluate(config, tmp_path / "none", runs.make_task(), method=make_method)
+
+
+def test_evaluators(tmp_path, straight):
+  """Their numbers stand in the records; they see inputs as stored, and logits."""
+
+  def confusion(predict, sets):
+    logits = predict(sets["test"]["x"])
+    assert logits.shape == (runs.NUM_TEST, runs.CLASSES) and set(sets) == {"test", "validation"}
+    hits = np.argmax(logits, axis=1) == sets["test"]["label"]
+    return {"hits": np.sum(hits), "validation_size": len(predict(sets["validation"]["x"]))}
+
+  result = train_and_evaluate(runs.make_config(), tmp_path, runs.make_task(), evaluators=[confusion])
+  for record, expected in zip(result.records, straight.records, strict=True):
+    assert record["hits"] == round(expected["test_accuracy"] * runs.NUM_TEST)
+    assert record["validation_size"] == runs.NUM_VALIDATION
+  problems.assert_same_bits(result.state, straight.state)
+
+
 # The folder, and what is refused.
 
 
 def test_the_folder(tmp_path, monkeypatch, straight):
   """It is that of design.md, section 7."""
-  monkeypatch.setattr(report, "write_report", write_report)
+  monkeypatch.setattr(page, "write_report", write_report)
   config, task, workdir = runs.make_config(name="A <name>"), runs.make_task(), tmp_path / "new" / "run"
   with matplotlib.rc_context({"savefig.dpi": 20}):
     result = train_and_evaluate(config, str(workdir), task)
@@ -626,17 +750,19 @@ def test_a_run_in_a_thread(tmp_path, straight):
 
 
 @pytest.mark.parametrize(
-    "fields, task, message",
-    [
-        ({"method": "sosleto"}, {}, "config.method='sosleto'.*soseleto"),
-        ({"batch_size": 42}, {}, "source batch_size=42 .* 41 examples"),
-        ({"target_batch_size": 13}, {}, "target batch_size=13 .* 12 examples"),
-        ({"model.name": "mpl"}, {}, "'mpl'.*did you mean 'mlp'"),
-        ({"data.shared_classes": False, "method": "source_only"}, {"shared": False}, "shared_classes=False.*finetune"),
-        ({}, {"shared": False}, "config.data.shared_classes=True.*task"),
-        ({"data.shared_classes": False}, {}, "config.data.shared_classes=False.*task"),
-        ({"flip_source": True}, {}, r"config.flip_source=True.*\(41, 5\)"),
-    ],
+  "fields, task, message",
+  [
+    ({"method": "sosleto"}, {}, "config.method='sosleto'.*soseleto"),
+    ({"batch_size": 42}, {}, "source batch_size=42 .* 41 examples"),
+    ({"target_batch_size": 13}, {}, "target batch_size=13 .* 12 examples"),
+    ({"model.name": "mpl"}, {}, "'mpl'.*did you mean 'mlp'"),
+    ({"data.shared_classes": False, "method": "source_only"}, {"shared": False}, "shared_classes=False.*finetune"),
+    ({}, {"shared": False}, "config.data.shared_classes=True.*task"),
+    ({"data.shared_classes": False}, {}, "config.data.shared_classes=False.*task"),
+    ({"augment.source": ("flip",)}, {}, r"config.augment.source: .*\(1, 5\)"),
+    ({"augment.target": ("flap",)}, {"shape": (3, 4, 1)}, "config.augment.target: .*did you mean 'flip'"),
+    ({"method_options.rate": 1.0}, {}, "config.method_options.rate: method 'soseleto' has no options"),
+  ],
 )
 def test_what_cannot_run_leaves_no_folder(tmp_path, fields, task, message):
   workdir = pathlib.Path(tmp_path / "run")

@@ -14,8 +14,8 @@ import optax
 from absl import app, flags
 
 from soseleto_jax import init_train_state, make_mesh, make_train_step, shard_train_state, shard_train_step
-from soseleto_jax.losses import classification_loss
 from soseleto_jax.models import get_model
+from soseleto_jax.models.losses import classification_loss
 
 _ROWS = flags.DEFINE_list("rows", ["50000", "100000000"], "N; each is compared with the first.")
 _DEVICES = flags.DEFINE_list("devices", ["1", "8"], "How many devices alpha is split over.")
@@ -73,10 +73,10 @@ def main(_):
     for run, median in zip(runs, medians, strict=True):
       memory = run.step.memory_analysis()
       sizes = (
-          run.state.alpha.addressable_shards[0].data.nbytes,
-          memory.argument_size_in_bytes,
-          memory.alias_size_in_bytes,
-          memory.temp_size_in_bytes,
+        run.state.alpha.addressable_shards[0].data.nbytes,
+        memory.argument_size_in_bytes,
+        memory.alias_size_in_bytes,
+        memory.temp_size_in_bytes,
       )
       sizes = " | ".join(f"{size / 1e6:.2f}" for size in sizes)
       print(f"| {count} | {run.num_rows:,} | {median:.2f} | {median / medians[0]:.2f} | {sizes} |")

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from soseleto_jax import init_train_state, make_train_step
-from soseleto_jax.losses import classification_loss
+from soseleto_jax import Alignment, init_train_state, make_train_step
 from soseleto_jax.models import get_model
+from soseleto_jax.models.losses import classification_loss
 
 _MODEL = flags.DEFINE_string("model", "cifar_quick", "The network, on 32x32x3 images.")
 _SOURCE = flags.DEFINE_integer("batch_size", 256, "B", lower_bound=1)
@@ -24,11 +24,11 @@ _ROUNDS = flags.DEFINE_integer("rounds", 20, "How often each step is timed.", lo
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Compute dtype of the network.")
 
 _VARIANTS = {
-    "jvp": {},
-    "jvp, alpha first": dict(alpha_first=True),
-    "jvp, lookahead": dict(lookahead=0.01),
-    "jvp, classifier only": dict(alignment_params={"representation": False, "classifier": True}),
-    "vmap_grad": dict(contraction="vmap_grad"),
+  "jvp": {},
+  "jvp, alpha first": dict(alpha_first=True),
+  "jvp, lookahead": dict(lookahead=0.01),
+  "jvp, classifier only": dict(alignment=Alignment(params={"representation": False, "classifier": True})),
+  "vmap_grad": dict(alignment=Alignment(contraction="vmap_grad")),
 }
 
 
@@ -53,8 +53,8 @@ def make_steps():
   steps = {"plain": (plain, (params, state.opt_state, source))}
   for name, options in _VARIANTS.items():
     steps[name] = (
-        make_train_step(loss, loss, optimizer, alpha_step_size=0.1, **options),
-        (state, source, target),
+      make_train_step(loss, loss, optimizer, alpha_step_size=0.1, **options),
+      (state, source, target),
     )
   return {name: (jax.jit(step).lower(*args).compile(), args) for name, (step, args) in steps.items()}
 
@@ -62,9 +62,9 @@ def make_steps():
 def _batch(size, seed):
   image_key, label_key = jax.random.split(jax.random.key(seed))
   return {
-      "x": jax.random.normal(image_key, (size, 32, 32, 3)),
-      "label": jax.random.randint(label_key, (size,), 0, 10),
-      "index": jnp.arange(size, dtype=jnp.int32),
+    "x": jax.random.normal(image_key, (size, 32, 32, 3)),
+    "label": jax.random.randint(label_key, (size,), 0, 10),
+    "index": jnp.arange(size, dtype=jnp.int32),
   }
 
 
@@ -84,7 +84,7 @@ def main(_):
   for name in steps:
     time_ratio, memory_ratio = medians[name] / medians["plain"], memory[name] / memory["plain"]
     print(
-        f"{name:<22}  {1e3 * medians[name]:>8.1f}  {time_ratio:>6.2f}  {memory[name] / 1e6:>8.1f}  {memory_ratio:>6.2f}"
+      f"{name:<22}  {1e3 * medians[name]:>8.1f}  {time_ratio:>6.2f}  {memory[name] / 1e6:>8.1f}  {memory_ratio:>6.2f}"
     )
 
 

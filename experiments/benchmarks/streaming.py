@@ -15,8 +15,8 @@ import numpy as np
 from absl import app, flags, logging
 
 from configs import cifar_noise
-from soseleto_jax.data.task import get_task
-from soseleto_jax.experiment import Experiment
+from soseleto_jax.data.get_task import get_task
+from soseleto_jax.run.trainer import Experiment
 
 _STEPS = flags.DEFINE_integer("steps", 20, "Steps in a turn.", lower_bound=1)
 _TURNS = flags.DEFINE_integer("turns", 10, "Turns of each.", lower_bound=1)

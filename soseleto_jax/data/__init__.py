@@ -1,1 +1,1 @@
-"""The data of an experiment, in NumPy on the host: sets, label noise, sampling, transforms."""
+"""The data of an experiment, in NumPy on the host: sets, which examples are used, label noise, normalisation."""

@@ -1,31 +1,26 @@
 """Checks of what a user gives to `soseleto_jax.data`: a ValueError that names the cure."""
 
 import contextlib
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from soseleto_jax.core.suggest import did_you_mean
 from soseleto_jax.data import lazy
 
 
 def choice(field: str, value: str, choices: Iterable[str]) -> None:
   """Raises ValueError where `value` is not one of `choices`, suggesting the nearest."""
   choices = list(choices)
-  if value in choices:
-    return
-  near = difflib.get_close_matches(str(value), choices, n=1)
-  hint = f"did you mean {near[0]!r}? " if near else ""
-  raise ValueError(f"{field}={value!r} is unknown; {hint}choose from {', '.join(choices)}")
+  if value not in choices:
+    raise ValueError(f"{field}={value!r} is unknown; choose from {', '.join(choices)}{did_you_mean(value, choices)}")
 
 
 def labels(field: str, values: np.ndarray, num_classes: int) -> None:
   """Raises ValueError where labels are not integers `[N]` in 0..num_classes-1."""
   if values.ndim != 1 or values.dtype.kind not in "iu":
-    raise ValueError(
-      f"{field} has shape {values.shape} and dtype {values.dtype}; give integers of shape [N]"
-    )
+    raise ValueError(f"{field} has shape {values.shape} and dtype {values.dtype}; give integers of shape [N]")
   outside = np.flatnonzero((values < 0) | (values >= num_classes))
   if outside.size:
     raise ValueError(
@@ -53,8 +48,7 @@ def pixels(field: str, x: Any) -> None:
     broken = np.flatnonzero(~np.concatenate(finite))
     if broken.size:
       raise ValueError(
-        f"{field}[{broken[0]}] has pixels that are not finite ({broken.size} such examples); "
-        "repair or remove them"
+        f"{field}[{broken[0]}] has pixels that are not finite ({broken.size} such examples); repair or remove them"
       )
 
 

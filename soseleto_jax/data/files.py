@@ -40,30 +40,17 @@ def load_folder(path: str, split: str, *, grayscale: bool = False, size: int = 0
       images of unequal size where `size` is 0.
   """
   root = _split_folder(path, split)
-  classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-  if not classes:
-    example = root / "cat" / "1.png"
-    raise ValueError(f"{root} holds no folders; give each class a folder of its images, such as {example}")
-  names, labels = [], []
-  for number, name in enumerate(classes):
-    images = sorted(file for file in os.listdir(root / name) if _is_image(file))
-    if not images:
-      raise ValueError(
-        f"{root / name} holds no images ({', '.join(SUFFIXES)}), but every folder in {root} is a class; "
-        "put images there, or take the folder away"
-      )
-    names += [os.path.join(name, file) for file in images]
-    labels += [number] * len(images)
-  file = lambda row: str(root / names[row])
+  classes, names, labels = _list_images(root)
+
+  def file(row):
+    return str(root / names[row])
+
+  def read(rows):
+    return [pathlib.Path(file(row)).read_bytes() for row in rows]
+
   _check_headers(file, len(names), size)
-  images = Images(
-    lambda rows: [pathlib.Path(file(row)).read_bytes() for row in rows],
-    file,
-    len(names),
-    mode="L" if grayscale else "RGB",
-    size=size,
-  )
-  return {"x": images, "label": np.asarray(labels, np.int32), "class_names": tuple(classes)}
+  images = Images(read, file, len(names), mode="L" if grayscale else "RGB", size=size)
+  return {"x": images, "label": np.asarray(labels, np.int32), "class_names": classes}
 
 
 def load_arrays(path: str, split: str) -> dict:
@@ -110,6 +97,25 @@ def _split_folder(path, split):
   raise ValueError(f"there is no folder {folder}; make it, or name another split")
 
 
+def _list_images(root):
+  """Returns the classes of a folder, its images' files by class and name, and the label of each."""
+  classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+  if not classes:
+    example = root / "cat" / "1.png"
+    raise ValueError(f"{root} holds no folders; give each class a folder of its images, such as {example}")
+  names, labels = [], []
+  for number, name in enumerate(classes):
+    images = sorted(file for file in os.listdir(root / name) if _is_image(file))
+    if not images:
+      raise ValueError(
+        f"{root / name} holds no images ({', '.join(SUFFIXES)}), but every folder in {root} is a class; "
+        "put images there, or take the folder away"
+      )
+    names += [os.path.join(name, file) for file in images]
+    labels += [number] * len(images)
+  return tuple(classes), names, labels
+
+
 def _is_image(name):
   return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
@@ -124,7 +130,9 @@ def _check_headers(file, count, size):
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
       raise ValueError(f"{file(row)} cannot be read as an image: {error}; replace or remove it") from error
 
-  headers = lambda start: [header(row) for row in range(start, min(start + _CHUNK, count))]
+  def headers(start):
+    return [header(row) for row in range(start, min(start + _CHUNK, count))]
+
   (width, height), _ = header(0)
   with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
     for row, (shape, mode) in enumerate(itertools.chain.from_iterable(pool.map(headers, range(0, count, _CHUNK)))):

@@ -8,10 +8,12 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
+
+if TYPE_CHECKING:  # takes seconds to import, so only those who read ahead do
+  import grain
 
 FEEDS = ("auto", "resident", "streaming")
 
@@ -79,8 +81,10 @@ def take(x: Any, index: np.ndarray) -> Any:
   return (x if isinstance(x, Rows) else Rows(x)).take(index)
 
 
-def read_options() -> grain.ReadOptions:
+def read_options() -> "grain.ReadOptions":
   """Threads that read ahead, each one element of a Grain data set at a time."""
+  import grain
+
   threads = min(8, os.cpu_count() or 1)
   return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
 
@@ -92,7 +96,11 @@ def chunks(x: Any) -> Iterator[np.ndarray]:
   if not is_lazy(x):
     yield from (x[start : start + rows] for start in starts)
     return
-  read = lambda start: x[np.arange(start, min(start + rows, len(x)))]
+  import grain
+
+  def read(start):
+    return x[np.arange(start, min(start + rows, len(x)))]
+
   dataset = grain.MapDataset.source(starts).map(read).to_iter_dataset(read_options())
   with contextlib.closing(iter(dataset)) as parts:
     yield from parts

@@ -95,7 +95,5 @@ def _checked_matrix(matrix, num_classes: int) -> np.ndarray:
   sums = matrix.sum(axis=1)
   wrong = np.flatnonzero(np.abs(sums - 1) > 1e-6)
   if wrong.size:
-    raise ValueError(
-      f"noise_matrix row {wrong[0]} sums to {sums[wrong[0]]:.6g}; each row must sum to 1"
-    )
+    raise ValueError(f"noise_matrix row {wrong[0]} sums to {sums[wrong[0]]:.6g}; each row must sum to 1")
   return matrix

@@ -58,8 +58,7 @@ class Subset:
     wrong = [c for c in classes if isinstance(c, bool) or c not in range(num_classes)]
     if wrong:
       raise ValueError(
-        f"{field}.classes={classes} but the classes of {self.dataset!r} are 0..{num_classes - 1}; "
-        f"take {wrong[0]!r} out"
+        f"{field}.classes={classes} but the classes of {self.dataset!r} are 0..{num_classes - 1}; take {wrong[0]!r} out"
       )
     if len(set(classes)) < len(classes):
       raise ValueError(f"{field}.classes={classes} names a class twice; name each once")
@@ -94,9 +93,7 @@ class Subset:
     return self.take(~dropped) if dropped.any() else self
 
 
-def balanced(
-  labels: np.ndarray, per_class: np.ndarray, seed: int, stream: str, field: str
-) -> np.ndarray:
+def balanced(labels: np.ndarray, per_class: np.ndarray, seed: int, stream: str, field: str) -> np.ndarray:
   """Draws `per_class[c]` examples of each class c.
 
   Args:
@@ -117,9 +114,7 @@ def balanced(
   for c, wanted in enumerate(per_class):
     rows = np.flatnonzero(labels == c)
     if wanted > len(rows):
-      raise ValueError(
-        f"{field} but class {c} has only {len(rows)} images left, not {wanted}; ask for fewer"
-      )
+      raise ValueError(f"{field} but class {c} has only {len(rows)} images left, not {wanted}; ask for fewer")
     chosen.append(rows[draws.permutation(len(rows), seed, "select", stream, c)[:wanted]])
   return np.sort(np.concatenate(chosen))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import ml_collections
 import numpy as np
 
-from soseleto_jax.data import checks, digits, draws, files, lazy, noise, selection, tfds, transforms
+from soseleto_jax.data import checks, digits, draws, files, lazy, noise, normalization, selection, tfds
 from soseleto_jax.data.selection import Subset
 
 _FILES = ("folder", "arrays")
@@ -42,9 +42,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       f"config.data.target.examples_per_class={target.examples_per_class}; give one of the two"
     )
   if target.split == target.test_split:
-    raise ValueError(
-      f"config.data.target.test_split={target.test_split!r} is also target.split; test on another"
-    )
+    raise ValueError(f"config.data.target.test_split={target.test_split!r} is also target.split; test on another")
   allowed = [("channel", (), ())]
   allowed.append((source.normalization, tuple(source.mean), tuple(source.std)))
   given = (target.normalization, tuple(target.mean), tuple(target.std))
@@ -72,7 +70,7 @@ def read(
   if dataset == "digits":
     examples = digits.load(split)
     if size:
-      examples["x"] = transforms.resize(examples["x"], size)
+      examples["x"] = normalization.resize(examples["x"], size)
   elif dataset == "folder":
     examples = files.load_folder(path, split, grayscale=grayscale, size=size)
   elif dataset == "arrays":
@@ -96,18 +94,14 @@ def read(
   return Subset(examples, class_names, path or dataset, split)
 
 
-def choose(
-  read: Callable[..., Subset], side: ml_collections.ConfigDict, split: str, field: str
-) -> Subset:
+def choose(read: Callable[..., Subset], side: ml_collections.ConfigDict, split: str, field: str) -> Subset:
   """Reads a split for a side of the config, and keeps the side's classes."""
   with checks.prefix(f"config.data.{field}: "):
     subset = read(side.dataset, split, side.label_key, side.grayscale, side.size, side.path)
   return subset.take_classes(side.classes, f"config.data.{field.split('.')[0]}")
 
 
-def draw_target(
-  pool: Subset, side: ml_collections.ConfigDict, seed: int
-) -> tuple[Subset, Subset | None]:
+def draw_target(pool: Subset, side: ml_collections.ConfigDict, seed: int) -> tuple[Subset, Subset | None]:
   """Draws the target and, if asked for, a validation set beside it, both balanced by class."""
   labels, num_classes = pool.examples["label"], len(pool.class_names)
   if side.examples_per_class:
@@ -151,9 +145,7 @@ def draw_source(pool: Subset, side: ml_collections.ConfigDict, seed: int) -> Sub
     source = pool.take(np.sort(order[: side.num_examples]))
   label = source.examples["label"]
   with checks.prefix("config.data.source."):
-    noisy = noise.corrupt(
-      label, len(pool.class_names), side.noise, side.noise_rate, seed, side.noise_matrix
-    )
+    noisy = noise.corrupt(label, len(pool.class_names), side.noise, side.noise_rate, seed, side.noise_matrix)
   if side.noise == "none":
     return source
   known = {"true_label": source.examples.get("true_label", label)}

@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import ml_collections
 import numpy as np
-from ml_collections import config_dict
 
-from soseleto_jax.data import checks, lazy, sides, synthetic, transforms
-from soseleto_jax.data.selection import Examples, Subset
+from soseleto_jax.data import checks, lazy
+from soseleto_jax.data.normalization import Normalization, fit_normalization
+from soseleto_jax.data.selection import Examples
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,8 +46,8 @@ class Task:
   source_class_names: tuple[str, ...]
   target_class_names: tuple[str, ...]
   shared_classes: bool
-  source_normalization: transforms.Normalization
-  target_normalization: transforms.Normalization
+  source_normalization: Normalization
+  target_normalization: Normalization
 
   def __post_init__(self):
     sets = {"source": self.source, "target": self.target, "test": self.test}
@@ -91,106 +90,6 @@ class Task:
     return len(self.target_class_names)
 
 
-def data_config() -> ml_collections.ConfigDict:
-  """Returns the config of `get_task` with every field at its default.
-
-  `dataset` is `digits`, `synthetic`, the name of a TFDS image set, or `folder` or `arrays` for files of your own under
-  `path` (docs/your_data.md). `feed` says where batches come from: `resident` keeps all pixels in memory and on the
-  devices, `streaming` reads each batch when its step comes near, and `auto` streams sets of more than 2 GiB, those that
-  you gave as memory maps, and everything where there are several processes. `classes=()` means all,
-  `size=0` leaves images as they are, `num_examples=0` of the source takes all that are left, and
-  the target needs either `num_examples` or `examples_per_class`. `mean` and `std` are for
-  `normalization="fixed"`. With `shared_classes` the target uses the source's normalisation.
-  """
-  images = dict(path="", classes=(), grayscale=False, size=0, normalization="channel", mean=(), std=())
-  return ml_collections.ConfigDict(
-    dict(
-      data_dir=config_dict.placeholder(str),
-      feed="auto",  # lazy.FEEDS
-      shared_classes=True,
-      source=dict(
-        dataset="cifar10",
-        split="train",
-        label_key="label",
-        num_examples=0,
-        noise="none",
-        noise_rate=0.0,
-        noise_matrix=(),
-        **images,
-      ),
-      target=dict(
-        dataset="cifar10",
-        split="train",
-        test_split="test",
-        label_key="label",
-        num_examples=0,
-        examples_per_class=0,
-        num_validation=0,
-        **images,
-      ),
-    )
-  )
-
-
-def get_task(
-  config: ml_collections.ConfigDict,
-  seed: int,
-  num_processes: int = 1,
-  read: Callable[..., Subset] = sides.read,
-) -> Task:
-  """Returns the data that a config describes.
-
-  Target, validation, source subset and label noise are drawn from streams of their own, so that
-  every method sees the same data for a seed. No source example is also a target, validation or
-  test example: by its row where the sets come from one split, by its pixels where two data sets or
-  slices of splits may hold the same images.
-
-  Args:
-    config: the block that `data_config` returns.
-    seed: the experiment's seed.
-    num_processes: how many processes train together; where there are several, each reads only its share.
-    read: reads a split. For many tasks on the same sets give them one `functools.cache(sides.read)`, which keeps the
-      pixels.
-
-  Returns:
-    A `Task`. With `shared_classes` the normalisation is fitted on the source images; without, each
-    side's on what is left of its split after choosing classes and keeping the sets disjoint.
-
-  Raises:
-    ValueError: for anything wrong in the config or the data, naming the field.
-    RuntimeError: where a data set is not there and cannot be prepared.
-  """
-  sides.check_config(config)
-  if "synthetic" in (config.source.dataset, config.target.dataset):
-    return _synthetic_task(config, seed)
-  shared, source_side, target_side = (config[k] for k in ("shared_classes", "source", "target"))
-  most_bytes = lazy.memory_limit(config.feed, num_processes)
-  read = functools.cache(functools.partial(read, data_dir=config.data_dir, most_bytes=most_bytes))
-
-  target_pool, target, validation, test = sides.read_target(read, target_side, seed)
-  held_out = [part for part in (target, validation, test) if part is not None]
-  source_pool = sides.choose(read, source_side, source_side.split, "source").without(*held_out)
-  source = sides.draw_source(source_pool, source_side, seed)
-
-  source_normalization = _fit("source", source_side, (source if shared else source_pool).examples)
-  if shared:
-    target_normalization = source_normalization
-  else:
-    target_normalization = _fit("target", target_side, target_pool.examples)
-  return Task(
-    name=" -> ".join(dict.fromkeys(side.path or side.dataset for side in (source_side, target_side))),
-    source=source.examples,
-    target=target.examples,
-    validation=validation.examples if validation else None,
-    test=test.examples,
-    source_class_names=source.class_names,
-    target_class_names=target.class_names,
-    shared_classes=shared,
-    source_normalization=source_normalization,
-    target_normalization=target_normalization,
-  )
-
-
 def from_arrays(
   source_x: np.ndarray,
   source_label: np.ndarray,
@@ -222,7 +121,7 @@ def from_arrays(
     validation: (x, label) of more clean examples, or None.
     true_label: the right source labels `[N]`, for analysis, if known.
     shared_classes: whether source and target have the same classes.
-    normalization: a kind of `transforms.fit_normalization`, fitted on the source (and, without
+    normalization: a kind of `soseleto_jax.data.normalization.fit_normalization`, fitted on the source (and, without
       `shared_classes`, on the target for the target's side).
     mean: for `normalization="fixed"`.
     std: for `normalization="fixed"`.
@@ -235,18 +134,15 @@ def from_arrays(
     source["true_label"] = _integers(true_label)
   target, test = _examples(target_x, target_label), _examples(test_x, test_label)
   held_out = _examples(*validation) if validation is not None else None
-  clean_labels = [part["label"] for part in (target, test, held_out) if part is not None]
-  source_labels = [source["label"], source.get("true_label", source["label"])]
-  if shared_classes:
-    all_labels = source_labels + clean_labels
-    names = tuple(source_class_names) or tuple(target_class_names) or _numbered(all_labels)
-    source_names, target_names = names, tuple(target_class_names) or names
-  else:
-    source_names = tuple(source_class_names) or _numbered(source_labels)
-    target_names = tuple(target_class_names) or _numbered(clean_labels)
+  labels = {
+    "source": [source["label"], source.get("true_label", source["label"])],
+    "target": [part["label"] for part in (target, test, held_out) if part is not None],
+  }
+  given = {"source": tuple(source_class_names), "target": tuple(target_class_names)}
+  names = _class_names(given, labels, shared_classes)
   checks.pixels("source x", source["x"])
   checks.pixels("target x", target["x"])
-  fit = functools.partial(transforms.fit_normalization, normalization, mean=mean, std=std)
+  fit = functools.partial(fit_normalization, normalization, mean=mean, std=std)
   source_normalization = fit(source["x"])
   return Task(
     name=name,
@@ -254,8 +150,8 @@ def from_arrays(
     target=target,
     validation=held_out,
     test=test,
-    source_class_names=source_names,
-    target_class_names=target_names,
+    source_class_names=names["source"],
+    target_class_names=names["target"],
     shared_classes=shared_classes,
     source_normalization=source_normalization,
     target_normalization=source_normalization if shared_classes else fit(target["x"]),
@@ -277,55 +173,14 @@ def _integers(label) -> np.ndarray:
   return label.astype(np.int32)
 
 
+def _class_names(given, labels, shared):
+  """Returns the names of each side's classes: those given, the other side's where they share classes, or numbers."""
+  if not shared:
+    return {side: names or _numbered(labels[side]) for side, names in given.items()}
+  either = given["source"] or given["target"] or _numbered(labels["source"] + labels["target"])
+  return {side: names or either for side, names in given.items()}
+
+
 def _numbered(labels: Sequence[np.ndarray]) -> tuple[str, ...]:
   count = 1 + max(int(part.max(initial=0)) for part in labels)
   return tuple(str(c) for c in range(count))
-
-
-def _fit(
-  field: str, side: ml_collections.ConfigDict, examples: Examples
-) -> transforms.Normalization:
-  with checks.prefix(f"config.data.{field}."):
-    return transforms.fit_normalization(side.normalization, examples["x"], side.mean, side.std)
-
-
-def _synthetic_task(config: ml_collections.ConfigDict, seed: int) -> Task:
-  """The Figure 1 set, which brings its own target, test set and label noise."""
-  settable = {
-    "source": ("dataset", "num_examples", "normalization", "mean", "std"),
-    "target": ("dataset", "num_examples", "num_validation", "normalization", "mean", "std"),
-  }
-  defaults = data_config()
-  for side, fields in settable.items():
-    if config[side].dataset != "synthetic":
-      raise ValueError(
-        f"config.data.{side}.dataset={config[side].dataset!r} beside 'synthetic', which brings its "
-        "own source and target; set both sides to 'synthetic'"
-      )
-    for field, value in config[side].items():
-      if field not in fields and value != defaults[side][field]:
-        raise ValueError(
-          f"config.data.{side}.{field}={value!r} has no meaning for 'synthetic', which brings its "
-          f"own noise and sets; leave it at {defaults[side][field]!r}"
-        )
-  if not config.shared_classes:
-    raise ValueError("config.data.shared_classes=False, but 'synthetic' has one set of classes")
-  sizes = {
-    "num_source": config.source.num_examples,
-    "num_target": config.target.num_examples,
-    "num_validation": config.target.num_validation,
-  }
-  sets = synthetic.make(seed, **{name: size for name, size in sizes.items() if size})
-  normalization = _fit("source", config.source, sets["source"])
-  return Task(
-    name="synthetic",
-    source=sets["source"],
-    target=sets["target"],
-    validation=sets["validation"] if config.target.num_validation else None,
-    test=sets["test"],
-    source_class_names=synthetic.CLASS_NAMES,
-    target_class_names=synthetic.CLASS_NAMES,
-    shared_classes=True,
-    source_normalization=normalization,
-    target_normalization=normalization,
-  )

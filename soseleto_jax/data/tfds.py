@@ -1,19 +1,20 @@
 """Image sets of `tensorflow_datasets`, read through `tfds.data_source` (no TensorFlow needed)."""
 
 import concurrent.futures
-import difflib
 import importlib.util
 import math
 import os
 
 import numpy as np
-import tensorflow_datasets as tfds
 
+from soseleto_jax.core.suggest import did_you_mean
 from soseleto_jax.data import checks, lazy
 from soseleto_jax.data.images import MODES, Images
 
 # Examples decoded by one task of the thread pool; Pillow decodes outside Python's lock.
 _CHUNK = 512
+
+_NO_TFDS = ("digits", "synthetic", "folder", "arrays")  # other names of config.data.source.dataset
 
 
 def load(
@@ -57,28 +58,38 @@ def load(
   data_dir = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "") or None
   builder = _prepared_builder(name, data_dir, prepare)
   image_key, channels = _image_feature(builder)
-  mode = "L" if grayscale else MODES[channels]
-  columns = {"label": label_key}
-  class_names = _class_names(builder, label_key)
-  right_names = _names_or_none(builder, "label")
-  if label_key != "label" and right_names and checks.names_match(class_names, right_names):
-    columns["true_label"], class_names = "label", right_names
-
+  columns, class_names = _label_columns(builder, label_key)
   source = _data_source(builder, split, image_key)
   images = Images(
     lambda rows: [example[image_key] for example in source.__getitems__(rows)],
     lambda row: f"image {row} of {name!r}",
     len(source),
-    mode=mode,
+    mode="L" if grayscale else MODES[channels],
     size=size,
   )
-  x = images if lazy.num_bytes(images) > most_bytes else np.empty(images.shape, np.uint8)
+  in_memory = lazy.num_bytes(images) <= most_bytes
+  x, labels = _read(source, images, image_key, columns, in_memory)
+  return {"x": x, "class_names": class_names, **labels}
+
+
+def _label_columns(builder, label_key: str) -> tuple[dict[str, str], tuple[str, ...]]:
+  """Returns which column of the set is "label", and which "true_label" if it is there; and the classes' names."""
+  class_names = _class_names(builder, label_key)
+  right_names = _names_or_none(builder, "label")
+  if label_key != "label" and right_names and checks.names_match(class_names, right_names):
+    return {"label": label_key, "true_label": "label"}, right_names
+  return {"label": label_key}, class_names
+
+
+def _read(source, images: Images, image_key: str, columns: dict[str, str], in_memory: bool):
+  """Reads the labels of all examples, and their images too where these go to memory."""
+  x = np.empty(images.shape, np.uint8) if in_memory else images
   labels = {column: np.empty(len(source), np.int32) for column in columns}
 
-  def read(start: int) -> None:
+  def read(start):
     rows = range(start, min(start + _CHUNK, len(source)))
     for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
-      if x is not images:
+      if in_memory:
         x[row] = images.decode(example[image_key], row)
       for column, key in columns.items():
         labels[column][row] = example[key]
@@ -86,20 +97,20 @@ def load(
   with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
     for _ in pool.map(read, range(0, len(source), _CHUNK)):
       pass  # an exception of a thread is raised here
-  return {"x": x, "class_names": class_names, **labels}
+  return x, labels
 
 
 def _prepared_builder(name: str, data_dir: str | None, prepare: bool):
   """The set's builder, after preparing the set where it is not there yet."""
+  import tensorflow_datasets as tfds  # takes a second, here and below, which other sets need not wait
+
   folder = data_dir or tfds.core.constants.DATA_DIR
   try:
     builder = tfds.builder(name, data_dir=data_dir)
   except tfds.core.DatasetNotFoundError as error:
-    known = tfds.list_builders(with_community_datasets=False)
-    near = difflib.get_close_matches(name, known) or ["digits", "synthetic", "cifar10", "mnist"]
-    raise ValueError(
-      f"no data set {name!r} in TFDS or in {folder}; did you mean {' or '.join(near)}?"
-    ) from error
+    known = [*_NO_TFDS, *tfds.list_builders(with_community_datasets=False)]
+    hint = did_you_mean(name, known) or "; there are for instance 'digits', 'synthetic', 'cifar10' and 'mnist'"
+    raise ValueError(f"no data set {name!r} in TFDS or in {folder}{hint}") from error
   except ImportError as error:
     raise RuntimeError(_how_to_get(name, folder, str(error))) from error
   except (ValueError, AssertionError) as error:
@@ -130,6 +141,8 @@ def _how_to_get(name: str, folder: str, cause: str) -> str:
 
 
 def _data_source(builder, split: str, image_key: str):
+  import tensorflow_datasets as tfds
+
   try:
     source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
   except NotImplementedError as error:
@@ -145,13 +158,13 @@ def _data_source(builder, split: str, image_key: str):
 
 def _image_feature(builder) -> tuple[str, int]:
   """The name and number of channels of the set's one image."""
+  import tensorflow_datasets as tfds
+
   features = builder.info.features
   keys = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
   key = "image" if "image" in keys else keys[0] if len(keys) == 1 else None
   if key is None:
-    raise ValueError(
-      f"{builder.name!r} is not a set of single images: its columns are {', '.join(features)}"
-    )
+    raise ValueError(f"{builder.name!r} is not a set of single images: its columns are {', '.join(features)}")
   channels = features[key].shape[-1]
   if features[key].np_dtype != np.uint8 or channels not in MODES:
     raise ValueError(
@@ -166,12 +179,13 @@ def _class_names(builder, label_key: str) -> tuple[str, ...]:
   if names is None:
     labels = [k for k in builder.info.features if _names_or_none(builder, k) is not None]
     raise ValueError(
-      f"label_key={label_key!r} is no column of class labels of {builder.name!r}; "
-      f"it has {', '.join(labels) or 'none'}"
+      f"label_key={label_key!r} is no column of class labels of {builder.name!r}; it has {', '.join(labels) or 'none'}"
     )
   return names
 
 
 def _names_or_none(builder, key: str) -> tuple[str, ...] | None:
+  import tensorflow_datasets as tfds
+
   feature = dict(builder.info.features).get(key)
   return tuple(feature.names) if isinstance(feature, tfds.features.ClassLabel) else None

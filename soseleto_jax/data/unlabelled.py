@@ -18,10 +18,10 @@ def get_unlabelled(
   None of them is also a target, validation or test image.
 
   Args:
-    config: the block that `soseleto_jax.data.task.data_config` returns, for transfer.
+    config: the block that `soseleto_jax.data.get_task.data_config` returns, for transfer.
     seed: the experiment's seed.
     num_examples: how many; all that remain where there are fewer, or for 0.
-    read: as in `soseleto_jax.data.task.get_task`.
+    read: as in `soseleto_jax.data.get_task.get_task`.
 
   Returns:
     "x" as the task's target stores it, not normalised; "label", int32 `[N]`, for scoring alone; "row", int32 `[N]`,

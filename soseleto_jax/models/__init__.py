@@ -1,25 +1,37 @@
 """The networks: a representation by name, with one shared classifier or with two heads."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from soseleto_jax.core.suggest import did_you_mean
+from soseleto_jax.models import imported
 from soseleto_jax.models.cifar_quick import CifarQuick
 from soseleto_jax.models.lenet import LeNet
 from soseleto_jax.models.mlp import MLP
+from soseleto_jax.models.network import Network, as_network, with_heads
 from soseleto_jax.models.resnet import ResNet
-from soseleto_jax.models.two_headed import HeadedNetwork
+from soseleto_jax.models.two_headed import HeadedNetwork, check_num_classes
 
-__all__ = ["CifarQuick", "HeadedNetwork", "LeNet", "MLP", "ResNet", "get_model"]
+__all__ = [
+  "CifarQuick",
+  "HeadedNetwork",
+  "LeNet",
+  "MLP",
+  "Network",
+  "ResNet",
+  "as_network",
+  "get_model",
+  "make_network",
+]
 
 _REPRESENTATIONS = {"mlp": MLP, "cifar_quick": CifarQuick, "lenet": LeNet, "resnet": ResNet}
 
 
-def get_model(name: str, num_classes: int | Mapping[str, int], **options: Any) -> nn.Module:
+def get_model(name: str, num_classes: int | Mapping[str, int], **options: Any) -> HeadedNetwork:
   """Builds a network.
 
   With an int, `num_classes`, source and target share one classifier: the parameters are
@@ -44,31 +56,54 @@ def get_model(name: str, num_classes: int | Mapping[str, int], **options: Any) -
   Raises:
     ValueError: an unknown network or option, or a value that the network cannot have.
   """
+  return with_heads(_representation(name, options), num_classes)
+
+
+def make_network(model: Mapping[str, Any], num_classes: int | Mapping[str, int], *, seed: int) -> Network:
+  """Makes the network that a config describes.
+
+  Args:
+    model: `config.model`: "name", one of ours or an import path such as "my_package.nets:Wide", a class or a function
+      that returns what `as_network` takes; and its options. "dtype" goes to one that has such an argument.
+    num_classes: an int for one classifier that source and target share, or `{"source": Ks, "target": Kt}`.
+    seed: an NNX module starts from; those of Linen start from the key of `init`.
+
+  Raises:
+    ValueError: a name that cannot be found, an option that the network has not, or a value that it cannot have.
+  """
+  check_num_classes(num_classes)
+  options = {key: _hashable(value) for key, value in dict(model).items()}
+  name = options.pop("name", None)
+  try:
+    if not isinstance(name, str) or ":" not in name:
+      return as_network(_representation(name, options), num_classes)
+    dtype = _float_dtype(options.pop("dtype", jnp.float32))
+  except ValueError as error:  # which begins with the field
+    raise ValueError(f"config.model.{error}") from error
+  return as_network(imported.build(name, options, dtype, seed), num_classes)
+
+
+def _representation(name: Any, options: Mapping[str, Any]) -> nn.Module:
   if name not in _REPRESENTATIONS:
-    raise ValueError(_unknown(f"model name {name!r}", name, _REPRESENTATIONS))
+    raise ValueError(
+      f"name={name!r} is no network: take one of {', '.join(sorted(_REPRESENTATIONS))}, or one of your own by its "
+      f"import path, such as my_package.nets:Wide{did_you_mean(name, _REPRESENTATIONS)}"
+    )
   network = _REPRESENTATIONS[name]
-  valid = [field.name for field in dataclasses.fields(network)]
-  valid = sorted(set(valid) - {"name", "parent"})
-  for option in options:
+  valid = sorted({field.name for field in dataclasses.fields(network)} - {"name", "parent"})
+  for option, value in options.items():
     if option not in valid:
-      raise ValueError(_unknown(f"option {option!r} of model {name!r}", option, valid))
-  options = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+      raise ValueError(
+        f"{option}={value!r}: {name} has no such option; it has {', '.join(valid)}{did_you_mean(option, valid)}"
+      )
+  options = {key: _hashable(value) for key, value in options.items()}
   if "dtype" in options:
     options["dtype"] = _float_dtype(options["dtype"])
-  representation = network(**options)
-  return HeadedNetwork(
-    representation=representation,
-    num_classes=num_classes,
-    kernel_init=representation.head_kernel_init,
-    bias_init=getattr(representation, "head_bias_init", nn.initializers.zeros_init()),
-    dtype=representation.dtype,
-  )
+  return network(**options)
 
 
-def _unknown(what, word, valid):
-  close = difflib.get_close_matches(str(word), valid, n=1)
-  hint = f"; did you mean {close[0]!r}?" if close else ""
-  return f"unknown {what}; valid are {', '.join(sorted(valid))}{hint}"
+def _hashable(value):
+  return tuple(value) if isinstance(value, list) else value
 
 
 def _float_dtype(dtype):

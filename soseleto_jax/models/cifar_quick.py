@@ -31,7 +31,7 @@ class CifarQuick(nn.Module):
     dtype: dtype of the arithmetic; parameters are float32.
   """
 
-  init: str = "fan_in"
+  init: str = "fan_in"  # type: ignore[assignment]  # shadows Module.init, which runs on HeadedNetwork alone
   dtype: Any = jnp.float32
 
   def __post_init__(self):

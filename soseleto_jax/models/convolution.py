@@ -38,10 +38,13 @@ def conv_few_channels(x: jax.Array, kernel: jax.Array, strides: Any, padding: An
 
   def conv_jvp(primals, tangents):  # the gradient by the kernel is faster from XLA's own
     (x, kernel), (dx, dkernel) = primals, tangents
-    is_zero = lambda tangent: isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-    parts = [plain(*pair) for pair in ((dx, kernel), (x, dkernel)) if not any(map(is_zero, pair))]
+    parts = [plain(*pair) for pair in ((dx, kernel), (x, dkernel)) if not any(map(_is_zero, pair))]
     y = conv(x, kernel)
     return y, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(y)
 
   conv.defjvp(conv_jvp, symbolic_zeros=True)
   return conv(x, kernel)
+
+
+def _is_zero(tangent):
+  return isinstance(tangent, jax.custom_derivatives.SymbolicZero)

@@ -37,13 +37,9 @@ class LeNet(nn.Module):
     if x.ndim != 4:
       raise ValueError(f"lenet takes images [B, H, W, C], got shape {x.shape}")
     if min(x.shape[1:3]) < _MIN_SIZE:
-      raise ValueError(
-        f"lenet takes images of {_MIN_SIZE}x{_MIN_SIZE} and more, got shape {x.shape}; resize them"
-      )
+      raise ValueError(f"lenet takes images of {_MIN_SIZE}x{_MIN_SIZE} and more, got shape {x.shape}; resize them")
     for name, features in (("conv1", 20), ("conv2", 50)):
-      x = nn.Conv(
-        features, (5, 5), padding="VALID", dtype=self.dtype, kernel_init=_KERNEL_INIT, name=name
-      )(x)
+      x = nn.Conv(features, (5, 5), padding="VALID", dtype=self.dtype, kernel_init=_KERNEL_INIT, name=name)(x)
       x = max_pool(x, window=2, stride=2)
     x = x.reshape(x.shape[0], -1)
     return nn.relu(nn.Dense(500, dtype=self.dtype, kernel_init=_KERNEL_INIT, name="dense")(x))

@@ -28,17 +28,21 @@ def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
   for axis in (1, 2):
     columns = _columns(x, axis, window, stride, 0.0)
     inside = np.minimum(window, x.shape[axis] - stride * np.arange(columns[0].shape[axis]))
-    x = sum(columns) / np.expand_dims(inside, [a for a in range(x.ndim) if a != axis]).astype(x.dtype)
+    inside = np.expand_dims(inside, [a for a in range(x.ndim) if a != axis])
+    x = sum(columns) / jnp.asarray(inside, x.dtype)
   return x
 
 
 def _columns(x, axis, window, stride, fill):
   """Returns the first pixel of every window along an axis, then the second, and so on; `fill` outside the image."""
-  along = lambda low, high: [(low, high, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
+
+  def along(low, high):
+    return [(low, high, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
+
   fill = jnp.asarray(fill, x.dtype)
   x = jax.lax.pad(x, fill, along(0, -x.shape[axis] % stride))
   blocks = x.reshape(*x.shape[:axis], -1, stride, *x.shape[axis + 1 :])
   first = [jax.lax.index_in_dim(blocks, place, axis + 1, keepdims=False) for place in range(stride)]
   return [
-      jax.lax.pad(first[place % stride], fill, along(-(place // stride), place // stride)) for place in range(window)
+    jax.lax.pad(first[place % stride], fill, along(-(place // stride), place // stride)) for place in range(window)
   ]

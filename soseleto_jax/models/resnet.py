@@ -107,7 +107,5 @@ def _conv_norm(x, features, size, stride, name, norm, train, dtype):
     groups = math.gcd(32, features)
     return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=f"{name}_norm")(x)
   if norm == "batch":
-    return nn.BatchNorm(
-      use_running_average=not train, momentum=0.9, dtype=dtype, name=f"{name}_norm"
-    )(x)
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=dtype, name=f"{name}_norm")(x)
   return x

@@ -9,14 +9,66 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
 
+from soseleto_jax.models.calling import mode_options
+
 HEADS = ("source", "target")
+
+
+def check_num_classes(num_classes: int | Mapping[str, int]) -> None:
+  """Raises ValueError for what is neither a positive int nor one for each of "source" and "target"."""
+  if isinstance(num_classes, numbers.Integral):
+    counts = {"classifier": num_classes}
+  elif isinstance(num_classes, Mapping) and set(num_classes) == set(HEADS):
+    counts = num_classes
+  else:
+    raise ValueError(
+      f"num_classes={num_classes!r} is neither an int nor a mapping with exactly the keys 'source' and 'target'; "
+      "give num_classes=10 or num_classes={'source': 5, 'target': 5}"
+    )
+  for count in counts.values():
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
+      raise ValueError(f"num_classes={num_classes!r} must count at least one class; use positive ints")
+
+
+def heads_of(num_classes: int | Mapping[str, int]) -> dict[str, int]:
+  """Returns the classifiers' names among the parameters, with their numbers of classes."""
+  if isinstance(num_classes, Mapping):
+    return {f"{head}_head": num_classes[head] for head in HEADS}
+  return {"classifier": num_classes}
+
+
+def classifier_of(num_classes: int | Mapping[str, int], head: str | None) -> str:
+  """Returns the name among the parameters of the classifier that `head` names, None for the shared one.
+
+  Raises:
+    ValueError: `head` is missing, unknown, or given to a network with a shared classifier.
+  """
+  if not isinstance(num_classes, Mapping):
+    if head is not None:
+      raise ValueError(f"head={head!r} given, but the classifier is shared; leave head out")
+    return "classifier"
+  if head not in HEADS:
+    raise ValueError(f"head={head!r} names none of the two heads; use 'source' or 'target'")
+  return f"{head}_head"
+
+
+def check_features(features: Any, x: jax.Array) -> None:
+  """Raises ValueError for features that a classifier cannot take: any but `[B, F]` for inputs `[B, ...]`."""
+  shape = getattr(features, "shape", None)
+  if shape is None or len(shape) != 2 or shape[0] != x.shape[0]:
+    found = f"shape {shape}" if shape is not None else f"a {type(features).__name__}"
+    raise ValueError(
+      f"the representation returned {found} for inputs of shape {x.shape}: return features [B, F], one row per example "
+      "(flattened, or averaged over the other axes)"
+    )
 
 
 class HeadedNetwork(nn.Module):
   """Any representation, followed by one Dense classifier or by two Dense heads.
 
   Attributes:
-    representation: module called as `representation(x, train=train)`, returning features `[B, F]`.
+    representation: module called as `representation(x, train=train)`, or with what else its `__call__` has to say so
+      (`training`, `is_training`, `deterministic`), if anything; returning features `[B, F]`.
     num_classes: an int for one classifier that source and target share (parameters
       `representation`, `classifier`), or `{"source": Ks, "target": Kt}` for two heads (parameters
       `representation`, `source_head`, `target_head`).
@@ -32,33 +84,15 @@ class HeadedNetwork(nn.Module):
   dtype: Any = jnp.float32
 
   def __post_init__(self):
-    if isinstance(self.num_classes, numbers.Integral):
-      counts = {"classifier": self.num_classes}
-    elif isinstance(self.num_classes, Mapping) and set(self.num_classes) == set(HEADS):
-      counts = self.num_classes
-    else:
-      raise ValueError(
-        f"num_classes={self.num_classes!r} is neither an int nor a mapping with exactly the keys "
-        "'source' and 'target'; give num_classes=10 or num_classes={'source': 5, 'target': 5}"
-      )
-    for count in counts.values():
-      if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
-        raise ValueError(
-          f"num_classes={self.num_classes!r} must count at least one class; use positive ints"
-        )
+    check_num_classes(self.num_classes)
     if isinstance(self.num_classes, Mapping):
       self.num_classes = FrozenDict(self.num_classes)  # A module must hash, to be static under jit.
     super().__post_init__()
 
   def setup(self):
-    if isinstance(self.num_classes, Mapping):
-      self.source_head = self._head(self.num_classes["source"])
-      self.target_head = self._head(self.num_classes["target"])
-    else:
-      self.classifier = self._head(self.num_classes)
-
-  def _head(self, num_classes):
-    return nn.Dense(num_classes, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
+    for name, classes in heads_of(self.num_classes).items():
+      dense = nn.Dense(classes, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init)
+      setattr(self, name, dense)
 
   def __call__(self, x: jax.Array, *, train: bool = False, head: str | None = None) -> jax.Array:
     """Computes logits.
@@ -75,19 +109,21 @@ class HeadedNetwork(nn.Module):
     Raises:
       ValueError: `head` is missing, unknown, or given to a network with a shared classifier.
     """
-    two_headed = isinstance(self.num_classes, Mapping)
-    if not two_headed and head is not None:
-      raise ValueError(f"head={head!r} given, but the classifier is shared; leave head out")
-    if two_headed and head is None and self.is_initializing():
+    if head is None and self.is_initializing() and isinstance(self.num_classes, Mapping):
       head = "source"
-    if two_headed and head not in HEADS:
-      raise ValueError(f"head={head!r} names none of the two heads; use 'source' or 'target'")
-
-    features = self.representation(x, train=train)
-    if not two_headed:
-      return self.classifier(features).astype(jnp.float32)
-    heads = {"source": self.source_head, "target": self.target_head}
+    name = classifier_of(self.num_classes, head)
+    features = self.features(x, train=train)
     if self.is_initializing():
-      for module in heads.values():
-        module(features)
-    return heads[head](features).astype(jnp.float32)
+      for other in heads_of(self.num_classes):
+        getattr(self, other)(features)
+    return getattr(self, name)(features).astype(jnp.float32)
+
+  def features(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Computes what the classifiers see, `[B, F]`.
+
+    Raises:
+      ValueError: the representation returned something else.
+    """
+    features = self.representation(x, **mode_options(type(self.representation).__call__, train))
+    check_features(features, x)
+    return features

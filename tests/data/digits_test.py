@@ -24,5 +24,5 @@ def test_split_is_fixed():
 
 
 def test_unknown_split():
-  with pytest.raises(ValueError, match="split='tset' is unknown; did you mean 'test'"):
+  with pytest.raises(ValueError, match="split='tset' is unknown; choose from train, test; did you mean 'test'"):
     digits.load("tset")

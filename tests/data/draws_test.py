@@ -44,9 +44,7 @@ def test_golden_values():
   ]
 
 
-@pytest.mark.parametrize(
-  "other", [(1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a"), (0, "a1"), (0, "a", "1")]
-)
+@pytest.mark.parametrize("other", [(1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a"), (0, "a1"), (0, "a", "1")])
 def test_streams_differ(other):
   assert not np.array_equal(draws.bits(4, 0, "a", 1), draws.bits(4, *other))
 

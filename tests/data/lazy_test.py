@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from soseleto_jax.data import checks, lazy, selection, tfds, transforms
+from soseleto_jax.data import checks, lazy, normalization, selection, tfds
 from soseleto_jax.data.lazy import Rows
 
 
@@ -73,15 +73,15 @@ def test_images_larger_than_a_chunk(x, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "feed, processes, limit",
-    [
-        ("auto", 1, 2**31),
-        ("auto", 2, -1),
-        ("streaming", 1, -1),
-        ("streaming", 2, -1),
-        ("resident", 1, np.inf),
-        ("resident", 2, np.inf),
-    ],
+  "feed, processes, limit",
+  [
+    ("auto", 1, 2**31),
+    ("auto", 2, -1),
+    ("streaming", 1, -1),
+    ("streaming", 2, -1),
+    ("resident", 1, np.inf),
+    ("resident", 2, np.inf),
+  ],
 )
 def test_limits(feed, processes, limit):
   assert lazy.memory_limit(feed, processes) == limit
@@ -110,7 +110,7 @@ def test_bytes_are_never_looked_at(x):
 def test_statistics_in_one_pass(x, chunks_of_7, kind):
   """To the last bit those of the same images in memory."""
   watched = Watched(x)
-  found, expected = transforms.fit_normalization(kind, watched), transforms.fit_normalization(kind, x)
+  found, expected = normalization.fit_normalization(kind, watched), normalization.fit_normalization(kind, x)
   assert watched.rows == 50 and watched.most == 7
   for part in ("mean", "std"):
     assert getattr(found, part).tobytes() == getattr(expected, part).tobytes()
@@ -124,27 +124,27 @@ def test_statistics_in_one_pass(x, chunks_of_7, kind):
 def test_statistics_far_from_zero():
   """A sum of squares would lose them."""
   x = 1e6 + np.random.default_rng(0).normal(size=(3000, 2))
-  np.testing.assert_allclose(transforms.fit_normalization("channel", x).std, x.std(axis=0), rtol=1e-6)
+  np.testing.assert_allclose(normalization.fit_normalization("channel", x).std, x.std(axis=0), rtol=1e-6)
 
 
 def test_statistics_of_a_sample(monkeypatch):
   """The same for the set in memory and on disk; of about as many numbers as the limit, from all over the set."""
   x = np.random.default_rng(0).normal(size=(4000, 3)).astype(np.float32) + np.linspace(0, 9, 4000)[:, None]
-  whole = transforms.fit_normalization("channel", x)
-  monkeypatch.setattr(transforms, "_MOST_NUMBERS", 3 * 1000)
+  whole = normalization.fit_normalization("channel", x)
+  monkeypatch.setattr(normalization, "_MOST_NUMBERS", 3 * 1000)
   watched = Watched(x)
-  found, again = (transforms.fit_normalization("channel", images) for images in (watched, x))
+  found, again = (normalization.fit_normalization("channel", images) for images in (watched, x))
   assert 800 < watched.rows <= 1000
   assert found.mean.tobytes() == again.mean.tobytes() != whole.mean.tobytes()
   np.testing.assert_allclose(found.mean, whole.mean, atol=0.4)  # 3.5 standard deviations
   np.testing.assert_allclose(found.std, whole.std, rtol=0.1)
-  monkeypatch.setattr(transforms, "_MOST_NUMBERS", 3 * 4000)
-  assert transforms.fit_normalization("channel", x).mean.tobytes() == whole.mean.tobytes()
+  monkeypatch.setattr(normalization, "_MOST_NUMBERS", 3 * 4000)
+  assert normalization.fit_normalization("channel", x).mean.tobytes() == whole.mean.tobytes()
 
 
 def test_copies_are_found_in_chunks(x, chunks_of_7):
   subset = lambda images, name: selection.Subset(
-      {"x": images, "label": np.zeros(len(images), np.int32)}, ("a",), name, "train"
+    {"x": images, "label": np.zeros(len(images), np.int32)}, ("a",), name, "train"
   )
   watched = Watched(x)
   left = subset(watched, "one").without(subset(x[[3, 30]], "two"))

@@ -6,8 +6,9 @@ import sys
 import flax.linen as nn
 import numpy as np
 
-from soseleto_jax import experiment, report
 from soseleto_jax.data.task import from_arrays
+from soseleto_jax.report import page
+from soseleto_jax.run import trainer
 from soseleto_jax.train import train_and_evaluate
 from tests import runs
 
@@ -23,13 +24,13 @@ class FewPixels(nn.Module):
 
 def main(folder):
   """Prints the share of weights that moved, and whether loading the set whole failed."""
-  report.write_report = lambda workdir, **_: workdir
-  experiment.get_model = lambda **_: FewPixels()
+  page.write_report = lambda workdir, **_: workdir
+  trainer.get_model = lambda **_: FewPixels()
   x, label = np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "label.npy")
   few = np.arange(0, len(x), len(x) // 64)[:64]
   task = from_arrays(x, label, x[few], np.arange(64) % 2, x[few], np.arange(64) % 2)
   run = lambda feed: train_and_evaluate(
-      runs.make_config(data__feed=feed, batch_size=1024, num_epochs=1), folder / feed, task
+    runs.make_config(data__feed=feed, batch_size=1024, num_epochs=1), folder / feed, task
   )
   print(f"moved {np.mean(run('auto').alpha != 0.5):.3f}")
   try:

@@ -137,9 +137,7 @@ def test_wrong_arguments(kind, rate, matrix, message):
     noise.corrupt(np.array([0, 1, 2]), 3, kind, rate, 0, matrix)
 
 
-@pytest.mark.parametrize(
-  ("labels", "message"), [([0, 3], "is outside the 3 classes"), ([0.0, 1.0], "give integers")]
-)
+@pytest.mark.parametrize(("labels", "message"), [([0, 3], "is outside the 3 classes"), ([0.0, 1.0], "give integers")])
 def test_wrong_labels(labels, message):
   with pytest.raises(ValueError, match=message):
     noise.corrupt(np.array(labels), 3, "symmetric", 0.5, 0)

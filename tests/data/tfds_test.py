@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soseleto_jax.data import tfds, transforms
+from soseleto_jax.data import normalization, tfds
 
 
 def sorted_rows(x, label):
@@ -75,11 +75,11 @@ def test_grayscale_and_size_are_the_transforms(tmp_path, write_set, random_set, 
   images, labels = random_set(6, 2, (6, 6, channels))
   write_set(tmp_path, "square", {"train": (images, labels)})
   plain = tfds.load("square", "train", str(tmp_path))["x"]
-  gray = transforms.grayscale(plain)
+  gray = normalization.grayscale(plain)
   for expected, kwargs in [
     (gray, dict(grayscale=True)),
-    (transforms.resize(plain, 4), dict(size=4)),
-    (transforms.resize(gray, 4), dict(size=4, grayscale=True)),
+    (normalization.resize(plain, 4), dict(size=4)),
+    (normalization.resize(gray, 4), dict(size=4, grayscale=True)),
   ]:
     found = tfds.load("square", "train", str(tmp_path), **kwargs)["x"]
     np.testing.assert_array_equal(found, expected)
@@ -93,9 +93,7 @@ def test_unequal_images_need_a_size(tmp_path, write_set, random_set):
   resized = tfds.load("mixed", "train", str(tmp_path), size=4)["x"]
   assert resized.shape == (6, 4, 4, 3)
   written = {image.tobytes() for image in small}
-  written |= {
-    np.asarray(Image.fromarray(i).resize((4, 4), Image.BILINEAR)).tobytes() for i in large
-  }
+  written |= {np.asarray(Image.fromarray(i).resize((4, 4), Image.BILINEAR)).tobytes() for i in large}
   assert {image.tobytes() for image in resized} == written
 
 
@@ -112,7 +110,7 @@ def test_given_folder_goes_before_the_environment(tiny_dir, tmp_path, monkeypatc
 @pytest.mark.parametrize(
   ("name", "split", "kwargs", "message"),
   [
-    ("cifra10", "train", {}, "'cifra10'.*did you mean cifar10"),
+    ("cifra10", "train", {}, "'cifra10'.*did you mean 'cifar10'"),
     ("tiny", "trian", {}, "split='trian'.*train, test"),
     ("tiny", "train[:x]", {}, r"split='train\[:x\]'.*train, test"),
     ("tiny", "train[:0]", {}, r"split='train\[:0\]'"),
@@ -159,8 +157,7 @@ def test_a_missing_set_is_prepared(tmp_path, monkeypatch, random_set, png):
 
   images, labels = random_set(9, 0, (28, 28, 1))
   examples = [
-    (n, {"image": png(image), "label": int(label)})
-    for n, (image, label) in enumerate(zip(images, labels, strict=True))
+    (n, {"image": png(image), "label": int(label)}) for n, (image, label) in enumerate(zip(images, labels, strict=True))
   ]
   present("tensorflow", monkeypatch)
   builder_class = type(tensorflow_datasets.builder("mnist", data_dir=str(tmp_path)))
@@ -199,13 +196,9 @@ def test_missing_pillow_is_named(tiny_dir, monkeypatch):
 
 def without(module, monkeypatch):
   find = importlib.util.find_spec
-  monkeypatch.setattr(
-    importlib.util, "find_spec", lambda name, *args: None if name == module else find(name, *args)
-  )
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: None if name == module else find(name, *args))
 
 
 def present(module, monkeypatch):
   find = importlib.util.find_spec
-  monkeypatch.setattr(
-    importlib.util, "find_spec", lambda name, *args: name == module or find(name, *args)
-  )
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: name == module or find(name, *args))

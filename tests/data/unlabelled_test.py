@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from soseleto_jax.data import digits, task
+from soseleto_jax.data import digits
+from soseleto_jax.data.get_task import data_config, get_task
 from soseleto_jax.data.unlabelled import get_unlabelled
 
 CLASSES = (5, 6, 7, 8, 9)
 
 
 def transfer_config():
-  config = task.data_config()
+  config = data_config()
   config.shared_classes = False
   config.source.update(dataset="digits", classes=(0, 1, 2, 3, 4), size=16)
   config.target.update(dataset="digits", classes=CLASSES, num_examples=21, num_validation=30, size=16)
@@ -23,7 +24,7 @@ def images(examples):
 
 def test_all_that_remain():
   config = transfer_config()
-  found, held = get_unlabelled(config, 3), task.get_task(config, 3)
+  found, held = get_unlabelled(config, 3), get_task(config, 3)
   assert found["x"].shape[1:] == held.target["x"].shape[1:] == (16, 16, 1)
   for part in (held.source, held.target, held.validation, held.test):
     assert images(found).isdisjoint(images(part))
@@ -46,19 +47,19 @@ def test_draws():
 
 
 def test_slices_that_overlap(tiny_dir):
-  config = task.data_config()
+  config = data_config()
   config.update(data_dir=str(tiny_dir), shared_classes=False)
   config.source.update(dataset="tiny", classes=(0, 1))
   config.target.update(dataset="tiny", classes=(0, 2), num_examples=4, split="train[:40]", test_split="train[20:]")
-  found, held = get_unlabelled(config, 0), task.get_task(config, 0)
+  found, held = get_unlabelled(config, 0), get_task(config, 0)
   assert len(found["x"])
   for part in (held.target, held.test):
     assert images(found).isdisjoint(images(part))
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "match"),
-    [("shared_classes", True, "config.data.shared_classes=True"), ("target.num_examples", 0, "num_examples=0")],
+  ("field", "value", "match"),
+  [("shared_classes", True, "config.data.shared_classes=True"), ("target.num_examples", 0, "num_examples=0")],
 )
 def test_configs_that_cannot_be_used(field, value, match):
   config = transfer_config()

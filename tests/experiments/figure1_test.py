@@ -51,10 +51,10 @@ def test_precision_and_recall(records):
   at = lambda threshold: np.argmin(np.abs(figure1.THRESHOLDS - threshold))
   count = wrong.sum()
   for threshold, expected in {
-      0.1: (1, 0),
-      0.25: (0, 0),
-      0.5: ((count - 1) / (count + 1), (count - 1) / count),
-      1.0: (count / len(wrong), 1),
+    0.1: (1, 0),
+    0.25: (0, 0),
+    0.5: ((count - 1) / (count + 1), (count - 1) / count),
+    1.0: (count / len(wrong), 1),
   }.items():
     np.testing.assert_allclose((precision[at(threshold)], recall[at(threshold)]), expected)
 
@@ -76,9 +76,9 @@ def test_what_is_drawn(records):
   source, wrong = synthetic.make(2)["source"], is_wrong(2)
   alpha = np.array(records[2]["metrics"]["alpha"])
   drawn = {
-      "a": (source["label"] == 0, source["label"] == 1, wrong),
-      "b": (~wrong & (alpha >= 0.1), ~wrong & (alpha < 0.1)),
-      "c": (wrong & (alpha < 0.1), wrong & (alpha >= 0.1)),
+    "a": (source["label"] == 0, source["label"] == 1, wrong),
+    "b": (~wrong & (alpha >= 0.1), ~wrong & (alpha < 0.1)),
+    "c": (wrong & (alpha < 0.1), wrong & (alpha >= 0.1)),
   }
   for panel, expected in drawn.items():
     for points, rows in zip(axes[panel].collections, expected, strict=True):

@@ -15,8 +15,8 @@ def records(seeds):
     kept = np.arange(1, 51) / 50
     curve = run.conditions["noise"] * (HALF / 0.3) ** (2 * (1 - kept)) + run.config.seed / 100
     made.append(
-        {"method": run.method, "conditions": run.conditions, "config": run.config.to_dict()}
-        | {"metrics": {"retention": curve.tolist()}}
+      {"method": run.method, "conditions": run.conditions, "config": run.config.to_dict()}
+      | {"metrics": {"retention": curve.tolist()}}
     )
   return made
 

@@ -12,7 +12,7 @@ import pytest
 
 from configs import cifar10n, cifar_noise
 from experiments import human_noise, runs, table1
-from experiments.comparators.confident_learning import Pruned
+from experiments.confident_learning import Pruned
 from soseleto_jax.config import METHODS, default_config, validate
 
 

@@ -56,12 +56,12 @@ def project(tmp_path):
 def add_record(path, seed, protocol="small"):
   run = table1.make_runs(protocol, [seed])[0]
   record = {
-      "protocol": protocol,
-      "method": run.method,
-      "conditions": dict(run.conditions),
-      "metrics": {"test_accuracy": 0.5 + seed / 10, "test_accuracy_at_best": 0.6 + seed / 10},
-      "settings": {},
-      "config": run.config.to_dict(),
+    "protocol": protocol,
+    "method": run.method,
+    "conditions": dict(run.conditions),
+    "metrics": {"test_accuracy": 0.5 + seed / 10, "test_accuracy_at_best": 0.6 + seed / 10},
+    "settings": {},
+    "config": run.config.to_dict(),
   }
   with path.open("a") as file:
     file.write(json.dumps(record) + "\n")
@@ -84,12 +84,12 @@ def test_what_is_not_up_to_date_is_found(project, tmp_path, change):
   results, readme = project
   records, table = results / "table1.jsonl", results / "table1_small.md"
   {
-      "record": lambda: add_record(records, 2),
-      "protocol": lambda: add_record(records, 0, "full"),
-      "table": lambda: table.write_text(table.read_text().replace("55.0", "56.0")),
-      "stray": lambda: shutil.copy(table, results / "table2_small.md"),
-      "readme": lambda: readme.write_text(readme.read_text().replace("55.0", "56.0")),
-      "lost": table.unlink,
+    "record": lambda: add_record(records, 2),
+    "protocol": lambda: add_record(records, 0, "full"),
+    "table": lambda: table.write_text(table.read_text().replace("55.0", "56.0")),
+    "stray": lambda: shutil.copy(table, results / "table2_small.md"),
+    "readme": lambda: readme.write_text(readme.read_text().replace("55.0", "56.0")),
+    "lost": table.unlink,
   }[change]()
   with pytest.raises(AssertionError):
     assert_up_to_date(*project, tmp_path / "rendered")

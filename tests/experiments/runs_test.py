@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import runs
-from soseleto_jax import methods, metrics
+from soseleto_jax import methods
 from soseleto_jax.config import default_config
-from soseleto_jax.workdir import claim
+from soseleto_jax.report import source_weights
+from soseleto_jax.run.workdir import claim
 
 
 class Train:
@@ -63,14 +64,14 @@ def test_a_record(train_all, monkeypatch):
   (record,) = train_all(run)
   assert record.pop("machine")
   assert record == {
-      "protocol": "small",
-      "method": "ours",
-      "conditions": {"noise": 0.3},
-      "metrics": {"test_accuracy": 0.7},
-      "settings": {"folds": 3},
-      "commit": "abc1234+",
-      "date": datetime.date.today().isoformat(),
-      "config": json.loads(json.dumps(run.config.to_dict())),
+    "protocol": "small",
+    "method": "ours",
+    "conditions": {"noise": 0.3},
+    "metrics": {"test_accuracy": 0.7},
+    "settings": {"folds": 3},
+    "commit": "abc1234+",
+    "date": datetime.date.today().isoformat(),
+    "config": json.loads(json.dumps(run.config.to_dict())),
   }
   assert run.train.settings == [{"folds": 3}]
 
@@ -86,17 +87,17 @@ def test_records_are_appended_and_no_run_is_repeated(train_all):
 
 
 @pytest.mark.parametrize(
-    "other",
-    [
-        {"key": "theirs"},
-        {"conditions": {"noise": 0.4}},
-        {"conditions": {"noise": 0.3, "draw": 1}},
-        {"settings": {"folds": 4}},
-        {"seed": 1},
-        {"alpha.params": ("dense_0",)},
-        {"model": dict(name="mlp", hidden=(4, 5), dtype="float32")},
-        {"data.source.num_examples": 10},
-    ],
+  "other",
+  [
+    {"key": "theirs"},
+    {"conditions": {"noise": 0.4}},
+    {"conditions": {"noise": 0.3, "draw": 1}},
+    {"settings": {"folds": 4}},
+    {"seed": 1},
+    {"alpha.params": ("dense_0",)},
+    {"model": dict(name="mlp", hidden=(4, 5), dtype="float32")},
+    {"data.source.num_examples": 10},
+  ],
 )
 def test_another_run_has_another_record_and_folder(train_all, other):
   train = Train()
@@ -228,13 +229,13 @@ def test_the_command(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--methods=ours,their,sours", "--methods=their,sours: the methods are ours, theirs"),
-        ("--seeds=0,x", "--seeds: '0,x': give whole numbers, such as 0,1,2"),
-        ("--protocol=fast", "invalid choice: 'fast' (choose from 'full', 'small')"),
-        ("--seed=0", "unrecognized arguments: --seed=0"),
-    ],
+  ("argument", "message"),
+  [
+    ("--methods=ours,their,sours", "--methods=their,sours: the methods are ours, theirs"),
+    ("--seeds=0,x", "--seeds: '0,x': give whole numbers, such as 0,1,2"),
+    ("--protocol=fast", "invalid choice: 'fast' (choose from 'full', 'small')"),
+    ("--seed=0", "unrecognized arguments: --seed=0"),
+  ],
 )
 def test_wrong_arguments(tmp_path, capsys, argument, message):
   train = Train()
@@ -279,7 +280,7 @@ def test_runs_share_what_was_read(monkeypatch):
 def test_the_retention_curve_is_recorded_where_wrong_labels_are_known(tmp_path):
   alpha, true_label = np.linspace(0, 1, 100, dtype=np.float32), np.zeros(100, int)
   label = np.where(np.arange(100) < 30, 1, 0)  # the 30 lowest weights are those of the wrong labels
-  metrics.write_source_weights(tmp_path / "source_weights.csv", alpha, label, true_label)
+  source_weights.write_source_weights(tmp_path / "source_weights.csv", alpha, label, true_label)
   result = types.SimpleNamespace(summary={"auc": 1.0}, report=tmp_path / "report.html")
   values = runs.recorded_metrics(result)
   kept = np.arange(2, 101, 2)

@@ -5,9 +5,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments import runs, svhn_instances
-from soseleto_jax import figures
 from soseleto_jax.config import default_config
 from soseleto_jax.data import tfds
+from soseleto_jax.report import figures
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -21,13 +21,13 @@ def make_record(shares=(0.25, 0.75), accuracy=0.9, seed=4):
   config["data"]["source"]["classes"] = (0, 5)
   ends = [{"row": [7, 1], "alpha": [1.0, 0.5]}, {"row": [61, 70], "alpha": [0.75, 0.25]}]
   metrics = {
-      "test_accuracy": accuracy,
-      "test_accuracy_at_best": accuracy + 0.02,
-      "num_source": 60_000,
-      "class_names": ["0", "5"],
-      "high_share": list(shares),
-      "highest": ends,
-      "lowest": [{name: values[::-1] for name, values in end.items()} for end in ends],
+    "test_accuracy": accuracy,
+    "test_accuracy_at_best": accuracy + 0.02,
+    "num_source": 60_000,
+    "class_names": ["0", "5"],
+    "high_share": list(shares),
+    "highest": ends,
+    "lowest": [{name: values[::-1] for name, values in end.items()} for end in ends],
   }
   return {"method": "soseleto", "conditions": {}, "config": config, "metrics": metrics}
 
@@ -107,12 +107,12 @@ def load_nothing(*_, **__):
 
 
 @pytest.mark.parametrize(
-    ("load", "why"),
-    [
-        (load_nothing, "'svhn_cropped' is not ready"),
-        (lambda *_, **__: SPLIT | {"label": SPLIT["label"][::-1]}, "another copy of svhn_cropped"),
-        (lambda *_, **__: {name: values[:65] for name, values in SPLIT.items()}, "another copy of svhn_cropped"),
-    ],
+  ("load", "why"),
+  [
+    (load_nothing, "'svhn_cropped' is not ready"),
+    (lambda *_, **__: SPLIT | {"label": SPLIT["label"][::-1]}, "another copy of svhn_cropped"),
+    (lambda *_, **__: {name: values[:65] for name, values in SPLIT.items()}, "another copy of svhn_cropped"),
+  ],
 )
 def test_sheets_that_cannot_be_drawn(tmp_path, monkeypatch, caplog, load, why):
   monkeypatch.setattr(tfds, "load", load)

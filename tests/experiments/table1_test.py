@@ -22,7 +22,7 @@ def test_every_method_has_the_same_data_network_and_epochs(protocol):
     assert config["data"]["source"]["noise_rate"] == run.conditions["noise"]
   assert len(shared) == 6
   assert {fields["data"]["source"]["num_examples"] for fields in shared.values()} == {
-      {"full": 45_000, "small": 10_000}[protocol]
+    {"full": 45_000, "small": 10_000}[protocol]
   }
 
 
@@ -50,8 +50,8 @@ def test_cells(tmp_path):
       metrics |= {"auc": 0.9 + run.config.seed / 100, "alpha_right": 0.8, "alpha_wrong": 0.2}
       metrics |= {"retention": [0.01, 0.02, run.conditions["noise"]]}
     return json.dumps(
-        {"protocol": protocol, "method": run.method, "conditions": dict(run.conditions), "metrics": metrics}
-        | {"settings": dict(run.settings), "config": run.config.to_dict()}
+      {"protocol": protocol, "method": run.method, "conditions": dict(run.conditions), "metrics": metrics}
+      | {"settings": dict(run.settings), "config": run.config.to_dict()}
     )
 
   path = tmp_path / "table1.jsonl"
@@ -76,11 +76,11 @@ def test_cells(tmp_path):
   assert paired["source only"] == ["10.0 ± 0.0 (2)", "2 of 2"] * 2 + ["not run", ""]
   assert paired["SOSELETO, published rule"] == ["not run", ""] * 3
   assert auc == {
-      "": ["30%", "40%", "50%"],
-      "SOSELETO, published rule": ["not run"] * 3,
-      "SOSELETO, best weights": ["not run"] * 3,
-      "SOSELETO, best weights, and target jointly": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
-      "confident learning (Northcutt et al. 2021)": ["not run"] * 3,
+    "": ["30%", "40%", "50%"],
+    "SOSELETO, published rule": ["not run"] * 3,
+    "SOSELETO, best weights": ["not run"] * 3,
+    "SOSELETO, best weights, and target jointly": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
+    "confident learning (Northcutt et al. 2021)": ["not run"] * 3,
   }
 
   assert main.pop("") == [

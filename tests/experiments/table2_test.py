@@ -3,8 +3,8 @@
 import pytest
 
 from experiments import runs, table2
-from experiments.comparators import label_efficient
 from soseleto_jax.config import METHODS, validate
+from soseleto_jax.methods import label_efficient
 
 
 @pytest.mark.parametrize("protocol", runs.PROTOCOLS)
@@ -50,7 +50,7 @@ def test_cells(tmp_path):
     if ahead is not None and (run.method, run.conditions["num_target"]) != ("target_only", 20):
       values = {"test_accuracy": 0.7 + run.config.seed / 10 + ahead, "num_source": 10_000}
       records.append(
-          {"method": run.method, "conditions": run.conditions, "config": run.config.to_dict(), "metrics": values}
+        {"method": run.method, "conditions": run.conditions, "config": run.config.to_dict(), "metrics": values}
       )
   table2.render("small", records, tmp_path)
   text = (tmp_path / "table2_small.md").read_text(encoding="utf-8")

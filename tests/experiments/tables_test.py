@@ -6,25 +6,25 @@ from experiments.tables import Method
 
 def record(method, value, seed=0, **conditions):
   return {
-      "method": method,
-      "conditions": conditions,
-      "metrics": {} if value is None else {"test_accuracy": value},
-      "config": {"seed": seed},
+    "method": method,
+    "conditions": conditions,
+    "metrics": {} if value is None else {"test_accuracy": value},
+    "config": {"seed": seed},
   }
 
 
 RECORDS = [
-    record("ours", 0.5, 1, noise=0.3),
-    record("ours", 0.7, 0, noise=0.3),
-    record("ours", 0.1, 1, noise=0.4),
-    record("ours", 0.2, 1, noise=0.3, draw=1),
-    record("theirs", 0.6, noise=0.3),
-    record("ours", None, 2, noise=0.3),
+  record("ours", 0.5, 1, noise=0.3),
+  record("ours", 0.7, 0, noise=0.3),
+  record("ours", 0.1, 1, noise=0.4),
+  record("ours", 0.2, 1, noise=0.3, draw=1),
+  record("theirs", 0.6, noise=0.3),
+  record("ours", None, 2, noise=0.3),
 ]
 METHODS = {
-    "ours": Method("Ours", (61.04, 7.0)),
-    "theirs": Method("Theirs", (None, 62.38)),
-    "others": Method("Others"),
+  "ours": Method("Ours", (61.04, 7.0)),
+  "theirs": Method("Theirs", (None, 62.38)),
+  "others": Method("Others"),
 }
 CONDITIONS = [{"noise": 0.3}, {"noise": 0.4}]
 
@@ -46,9 +46,9 @@ def test_ours_published_difference():
       "", "30%: ours", "30%: published", "30%: difference", "40%: ours", "40%: published", "40%: difference",
   ]  # fmt: skip
   assert rows == [
-      ["Ours", "60.0 ± 14.1 (2)", "61.0", "-1.0", "10.0 (1)", "7.0", "+3.0"],  # sd of the sample: sqrt(2 * 10² / 1)
-      ["Theirs", "60.0 (1)", "", "", "not run", "62.4", ""],
-      ["Others"] + ["not run", "", ""] * 2,
+    ["Ours", "60.0 ± 14.1 (2)", "61.0", "-1.0", "10.0 (1)", "7.0", "+3.0"],  # sd of the sample: sqrt(2 * 10² / 1)
+    ["Theirs", "60.0 (1)", "", "", "not run", "62.4", ""],
+    ["Others"] + ["not run", "", ""] * 2,
   ]
 
 
@@ -58,8 +58,8 @@ def test_differences_are_taken_seed_by_seed():
   header, _, *rows = cells(tables.paired(METHODS, "ours", records, CONDITIONS, ["30%", "40%"]))
   assert header == ["", "30%: difference", "30%: ahead", "40%: difference", "40%: ahead"]
   assert rows == [
-      ["Theirs", "5.0 ± 21.2 (2)", "1 of 2", "not run", ""],  # 20 and -10 points, on seeds 0 and 1
-      ["Others", "not run", "", "not run", ""],
+    ["Theirs", "5.0 ± 21.2 (2)", "1 of 2", "not run", ""],  # 20 and -10 points, on seeds 0 and 1
+    ["Others", "not run", "", "not run", ""],
   ]
 
 

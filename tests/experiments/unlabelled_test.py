@@ -5,8 +5,8 @@ import pytest
 
 from experiments import runs as experiment_runs
 from experiments import unlabelled
-from soseleto_jax import metrics, report
 from soseleto_jax.config import default_config, validate
+from soseleto_jax.report import page, source_weights
 from tests import runs
 
 SECOND = {"num_epochs": 2, "batch_size": 200, "target_batch_size": 20, "optimizer.learning_rate": 0.05}
@@ -32,10 +32,10 @@ def weights_alone(monkeypatch):
   def write(workdir, *, source, alpha, **_):
     if alpha is not None:
       path = workdir / "source_weights.csv"
-      metrics.write_source_weights(path, alpha, source["label"], source.get("true_label"))
+      source_weights.write_source_weights(path, alpha, source["label"], source.get("true_label"))
     return workdir / "report.html"
 
-  monkeypatch.setattr(report, "write_report", write)
+  monkeypatch.setattr(page, "write_report", write)
 
 
 @pytest.fixture
@@ -51,7 +51,6 @@ def trained(monkeypatch):
   return calls
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_stages(tmp_path, trained):
   config = make_config()
   values = unlabelled.train(config, tmp_path / "whole", SECOND)
@@ -100,23 +99,23 @@ def test_configs():
 
 def test_table(tmp_path):
   record = lambda seed, accuracy: {
-      "config": {"seed": seed},
-      "metrics": {
-          "first_test_accuracy": accuracy - 0.1,
-          "test_accuracy": accuracy,
-          "unweighted_test_accuracy": accuracy - 0.05,
-          "num_source": 28_379,
-          "wrong_fraction": 0.2,
-          "auc": 0.9,
-      },
+    "config": {"seed": seed},
+    "metrics": {
+      "first_test_accuracy": accuracy - 0.1,
+      "test_accuracy": accuracy,
+      "unweighted_test_accuracy": accuracy - 0.05,
+      "num_source": 28_379,
+      "wrong_fraction": 0.2,
+      "auc": 0.9,
+    },
   }
   unlabelled.render("full", [record(0, 0.9), record(1, 0.92)], tmp_path)
   lines = (tmp_path / "unlabelled_full.md").read_text().splitlines()
   cells = [line.split("|")[2:-1] for line in lines if line.startswith("| ")]
   assert [[cell.strip() for cell in row] for row in cells[1:4]] == [
-      ["81.0 ± 1.4 (2)", "87.9", "-6.9"],
-      ["91.0 ± 1.4 (2)", "92.0", "-1.0"],
-      ["86.0 ± 1.4 (2)", "", ""],
+    ["81.0 ± 1.4 (2)", "87.9", "-6.9"],
+    ["91.0 ± 1.4 (2)", "92.0", "-1.0"],
+    ["86.0 ± 1.4 (2)", "", ""],
   ]
   assert "| 28379 ± 0 (2) |" in lines[-3] and "20.0" in lines[-2] and "0.900" in lines[-1]
   unlabelled.render("small", [], tmp_path)

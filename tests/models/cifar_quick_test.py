@@ -21,9 +21,7 @@ def _pool(x, reduce):
 
 
 def _conv(x, layer):
-  windows = np.lib.stride_tricks.sliding_window_view(
-    np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))), (5, 5), axis=(1, 2)
-  )
+  windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))), (5, 5), axis=(1, 2))
   return np.einsum("bijchw,hwcd->bijd", windows, layer["kernel"], optimize=True) + layer["bias"]
 
 
@@ -85,9 +83,7 @@ def test_layer_shapes():
     "dense": (1024, 64),
   }
   assert variables["params"]["classifier"]["kernel"].shape == (64, 10)
-  _, captured = jax.eval_shape(
-    lambda variables: model.apply(variables, x, capture_intermediates=True), variables
-  )
+  _, captured = jax.eval_shape(lambda variables: model.apply(variables, x, capture_intermediates=True), variables)
   layers = captured["intermediates"]["representation"]
   outputs = {k: v["__call__"][0].shape[1:] for k, v in layers.items() if k != "__call__"}
   assert outputs == {

@@ -10,8 +10,8 @@ from soseleto_jax.models.convolution import conv_few_channels
 def _pair(channels, padding, size):
   """Returns the layer with and without it, their parameters and images."""
   layers = [
-      nn.Conv(4, (5, 5), padding=padding, bias_init=nn.initializers.normal(), conv_general_dilated=conv)
-      for conv in (conv_few_channels, None)
+    nn.Conv(4, (5, 5), padding=padding, bias_init=nn.initializers.normal(), conv_general_dilated=conv)
+    for conv in (conv_few_channels, None)
   ]
   x = jax.random.normal(jax.random.key(1), (3, size, size + 2, channels))
   return layers, layers[1].init(jax.random.key(0), x), x

@@ -44,9 +44,7 @@ def test_layer_shapes():
   variables = jax.eval_shape(model.init, jax.random.key(0), x)
   kernels = {k: v["kernel"].shape for k, v in variables["params"]["representation"].items()}
   assert kernels == {"conv1": (5, 5, 1, 20), "conv2": (5, 5, 20, 50), "dense": (800, 500)}
-  _, captured = jax.eval_shape(
-    lambda variables: model.apply(variables, x, capture_intermediates=True), variables
-  )
+  _, captured = jax.eval_shape(lambda variables: model.apply(variables, x, capture_intermediates=True), variables)
   layers = captured["intermediates"]["representation"]
   assert layers["conv1"]["__call__"][0].shape == (2, 24, 24, 20)
   assert layers["conv2"]["__call__"][0].shape == (2, 8, 8, 50)

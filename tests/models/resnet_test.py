@@ -81,9 +81,7 @@ def test_other_norms_have_no_state(norm):
   model, variables, x = _small(norm)
   assert set(variables) == {"params"}
   # No mode: training and evaluation are one function.
-  np.testing.assert_array_equal(
-    _apply(model, variables, x, train=True), _apply(model, variables, x, train=False)
-  )
+  np.testing.assert_array_equal(_apply(model, variables, x, train=True), _apply(model, variables, x, train=False))
 
 
 @pytest.mark.parametrize(("width", "groups"), [(8, 8), (48, 16), (64, 32)])
@@ -113,9 +111,7 @@ def test_trains(norm):
   optimizer = optax.sgd(0.05, momentum=0.9)
 
   def loss_fn(params, state):
-    logits, state = model.apply(
-      {"params": params} | state, x, train=True, mutable=["batch_stats"]
-    )
+    logits, state = model.apply({"params": params} | state, x, train=True, mutable=["batch_stats"])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return losses.mean(), state
 

@@ -36,9 +36,7 @@ def test_both_heads_on_one_representation(name):
 @pytest.mark.parametrize("head", [None, "source", "target"])
 def test_init_makes_the_same_parameters_whichever_head_it_names(head):
   model, params, x = _network()
-  logits, variables = _jit(model.init_with_output, static_argnames="head")(
-    jax.random.key(0), x, head=head
-  )
+  logits, variables = _jit(model.init_with_output, static_argnames="head")(jax.random.key(0), x, head=head)
   jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
   assert logits.shape == (4, CLASSES[head or "source"])
 

@@ -1,0 +1,155 @@
+"""The alignment of source examples with a direction: inner products of per-example gradients, `Qᵀ v`."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from soseleto_jax.core import axis, trees
+from soseleto_jax.core.axis import AxisName
+from soseleto_jax.core.forward import Forward, directional_derivative
+from soseleto_jax.core.losses import Batch, Examples, LossFn, batch_size_of, check_losses
+
+CONTRACTIONS = ("jvp", "vmap_grad")
+
+Transform = Callable[[jax.Array, jax.Array, Batch, AxisName], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+  r"""What q, by which `alpha` moves, is: :math:`q_j = \langle \partial\ell_j, f(g_t) \rangle`, then reshaped.
+
+  The defaults are the published rule.
+
+  Attributes:
+    params: prefix tree of bools over `params`, True where a leaf takes part in the inner product; leaves without a part
+      cost no tangent pass. None: all.
+    direction: f, what q is the product with, made of the target gradient, such as `soseleto_jax.orthogonal`; leaves
+      without a part in the product are None. None: the gradient itself.
+    transforms: `f(q, losses, batch, axis_name) -> q`, applied in turn before `alpha` moves: see
+      `soseleto_jax.core.alignment_rules`.
+    loss: the `LossFn` of the source batch whose gradients q takes. None: the loss that the parameters descend, whose
+      forward pass then serves both.
+    contraction: "jvp" or "vmap_grad", see `gradient_alignment`.
+    microbatch_size: for "vmap_grad", rows of Q at a time.
+
+  Raises:
+    ValueError: a contraction that does not exist, or a misplaced `microbatch_size`.
+  """
+
+  params: Any = None
+  direction: Callable[[Any], Any] | None = None
+  transforms: Sequence[Transform] = ()
+  loss: LossFn | None = None
+  contraction: str = "jvp"
+  microbatch_size: int | None = None
+
+  def __post_init__(self):
+    _check_contraction(self.contraction, self.microbatch_size)
+
+  def of(self, source: Forward, source_loss: LossFn, examples: Examples, g_target: Any) -> jax.Array:
+    """Returns q `[B]`, 0 in masked rows.
+
+    Args:
+      source: forward pass of the source's examples.
+      source_loss: whose losses it has.
+      examples: the source's.
+      g_target: gradient of the target loss, with None for leaves without a part in the product, if need be.
+    """
+    direction = trees.select(self.params, g_target)
+    if self.direction is not None:
+      direction = self.direction(direction)
+    q = self._products(source, source_loss, examples, axis.varying(direction, examples.axis_name))
+    q, losses = (jnp.where(examples.mask, values, 0.0) for values in (q, source.losses))
+    batch = {**examples.batch, "mask": examples.mask}
+    for transform in self.transforms:
+      q = jnp.where(examples.mask, transform(q, losses, batch, examples.axis_name), 0.0)
+    return q
+
+  def _products(self, source, source_loss, examples, direction):
+    loss = source_loss if self.loss is None else self.loss
+    if self.contraction == "vmap_grad":
+      if examples.model_state is not None:
+        raise ValueError(
+          "contraction='vmap_grad' with a model_state: layers that couple examples have no per-example gradients; "
+          "use contraction='jvp', or a model without such layers"
+        )
+      return per_example_products(loss, source.params, examples.batch, examples.rng, direction, self.microbatch_size)
+    if self.loss is None:
+      return source.push(direction)
+    bound = examples.bind(loss, "alignment.loss")
+    return directional_derivative(lambda params: bound(params)[0], source.params, direction)
+
+
+def gradient_alignment(
+  loss_fn: LossFn,
+  params: Any,
+  batch: Any,
+  direction: Any,
+  *,
+  contraction: str = "jvp",
+  microbatch_size: int | None = None,
+  rng: jax.Array | None = None,
+) -> jax.Array:
+  r"""Inner product of every example's gradient with a direction, :math:`q_j = \langle \partial\ell_j, v \rangle`.
+
+  With `direction` the gradient of a target loss this is the alignment of the paper's equation 5: positive where a
+  descent step on the example also lowers the target loss.
+
+  Args:
+    loss_fn: a `LossFn` without model state, `(params, batch, rng) -> [B]`.
+    params: pytree of arrays.
+    batch: pytree of arrays, each with the leading axis B.
+    direction: pytree shaped as `params`; a leaf None counts as zero, and costs nothing.
+    contraction: "jvp", one forward-mode pass, no per-example gradient is formed; or "vmap_grad", the definition: Q by
+      `jax.vmap(jax.grad)`, contracted with `direction`. Equal to rounding.
+    microbatch_size: for "vmap_grad", how many rows of Q exist at a time. None: all. (It loops by `lax.map`, which is
+      slow for convolutions on CPU.)
+    rng: key for the loss; the two contractions hand it on differently, so a loss that draws differs between them.
+
+  Returns:
+    float32 `[B]`.
+
+  Raises:
+    ValueError: no such contraction, a loss that is not one per example, arrays without a common leading axis.
+
+  >>> loss = lambda params, batch, rng: (batch["x"] @ params - batch["y"]) ** 2
+  >>> batch = {"x": jnp.eye(2), "y": jnp.ones(2)}
+  >>> gradient_alignment(loss, jnp.zeros(2), batch, jnp.array([1.0, 3.0])).tolist()
+  [-2.0, -6.0]
+  """
+  _check_contraction(contraction, microbatch_size)
+  rng = jax.random.key(0) if rng is None else rng
+  check_losses(jax.eval_shape(loss_fn, params, batch, rng), batch_size_of(batch), "loss_fn")
+  if contraction == "vmap_grad":
+    return per_example_products(loss_fn, params, batch, rng, direction, microbatch_size)
+  return directional_derivative(lambda params: loss_fn(params, batch, rng), params, direction)
+
+
+def per_example_products(
+  loss_fn: LossFn, params: Any, batch: Any, rng: jax.Array, direction: Any, microbatch_size: int | None = None
+) -> jax.Array:
+  """`Qᵀ v` by its definition: every row of Q from `jax.grad`, `microbatch_size` rows at a time, times `direction`."""
+
+  def product(row, key):
+    marked = trees.alike(direction, params)
+    single = jax.tree.map(lambda leaf: leaf[None], row)
+    gradient = jax.grad(lambda m: loss_fn(trees.fill(m, params), single, key)[0])(marked)
+    return trees.dot(gradient, direction)
+
+  rows = (batch, jax.random.split(rng, batch_size_of(batch)))
+  if microbatch_size is None:
+    return jax.vmap(product)(*rows)
+  return jax.lax.map(lambda row: product(*row), rows, batch_size=microbatch_size)
+
+
+def _check_contraction(contraction: str, microbatch_size: int | None) -> None:
+  if contraction not in CONTRACTIONS:
+    raise ValueError(f"contraction={contraction!r}: choose one of {', '.join(CONTRACTIONS)}")
+  if microbatch_size is not None and (contraction != "vmap_grad" or microbatch_size < 1):
+    raise ValueError(
+      f"microbatch_size={microbatch_size} with contraction={contraction!r}: it splits the per-example gradients of "
+      "'vmap_grad' and is at least 1; leave it None otherwise"
+    )

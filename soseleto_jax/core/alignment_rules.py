@@ -1,0 +1,96 @@
+"""What is made of the alignment before it moves `alpha`: extensions of the paper's rule, off by default.
+
+The transforms are functions `f(q, losses, batch, axis_name) -> q` for `Alignment(transforms=...)`, with q and losses
+float32 `[B]`, and the batch with its "mask", bool `[B]`; under `axis_name` statistics are of the whole batch. The
+directions are functions `f(g_t) -> v` for `Alignment(direction=...)`, from a pytree of arrays to one of the same shapes.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from soseleto_jax.core import axis
+from soseleto_jax.core.alignment import Transform
+
+
+def center_by_class(num_classes: int, label_key: str = "label") -> Transform:
+  """Subtracts from each q the mean q of the batch's examples with the same label.
+
+  A class whose alignment is high or low as a whole then keeps its weights: what is compared is one example with others
+  of its label.
+
+  Args:
+    num_classes: labels are 0 .. num_classes - 1.
+    label_key: where the batch holds them.
+  """
+
+  def transform(q, losses, batch, axis_name):
+    del losses
+    one_hot = jax.nn.one_hot(batch[label_key], num_classes, dtype=q.dtype) * batch["mask"][:, None]
+    sums, counts = axis.total((q @ one_hot, jnp.sum(one_hot, axis=0)), axis_name)
+    return q - (sums / jnp.maximum(counts, 1.0))[batch[label_key]]
+
+  return transform
+
+
+def scale_by_std() -> Transform:
+  """Divides q by its standard deviation in the batch, so that the step of `alpha` has the same size all along.
+
+  Where all q are equal, as in a batch of one row, there is nothing to tell apart, and q becomes 0.
+  """
+
+  def transform(q, losses, batch, axis_name):
+    del losses
+    mask = batch["mask"]
+    count = jnp.maximum(axis.total(jnp.sum(mask), axis_name), 1)
+    mean = axis.total(jnp.sum(q, where=mask), axis_name) / count
+    variance = axis.total(jnp.sum((q - mean) ** 2, where=mask), axis_name) / count
+    return jnp.where(variance > 0, q / jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+
+  return transform
+
+
+def residual_normalize(epsilon: float = 1e-6) -> Transform:
+  """Divides q by 1 - exp(-loss): with a softmax cross-entropy, by one minus the probability of the label.
+
+  That is the size of softmax minus label, the factor by which the gradient of a confidently wrong example outgrows the
+  others; what is left is the direction.
+  """
+
+  def transform(q, losses, batch, axis_name):
+    del batch, axis_name
+    return q / jnp.maximum(-jnp.expm1(-losses), epsilon)
+
+  return transform
+
+
+def orthogonal(gradient: Any, damping: float = 1e-3) -> Any:
+  r"""The direction of steepest descent in the spectral norm.
+
+  With :math:`G = U \Sigma V^\top`, the gradient of a layer's kernel as a matrix of inputs by outputs, it is
+  :math:`\lVert G \rVert_* U V^\top`: all the directions in which the target would turn the layer count alike, where
+  in G itself a few drown the rest. It is what the Muon optimizer descends (Jordan et al. 2024; Bernstein & Newhouse
+  2024, "Old optimizer, new norm: an anthology", arXiv:2409.20325, section 3). It takes a singular value decomposition
+  of every kernel at every step: mark small layers, such as the classifier, with `Alignment(params=...)`.
+
+  Args:
+    gradient: pytree of float arrays. All axes but the last are a kernel's inputs. Arrays of one axis or none, such as
+      biases, stay as they are: in their norm, the Euclidean, the gradient is the steepest direction.
+    damping: singular values below this part of the largest one fade out, since their vectors are rounding.
+
+  Returns:
+    The direction, with the gradient's shapes and dtypes.
+  """
+
+  def of_leaf(leaf):
+    if leaf.ndim < 2:
+      return leaf
+    matrix = leaf.reshape(-1, leaf.shape[-1]).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    relative = values / jnp.maximum(values[0], jnp.finfo(values.dtype).tiny)
+    left = jnp.sum(values) * left * (relative**2 / (relative**2 + damping**2))
+    direction = jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+    return direction.reshape(leaf.shape).astype(leaf.dtype)
+
+  return jax.tree.map(of_leaf, gradient)

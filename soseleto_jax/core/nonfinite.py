@@ -1,0 +1,138 @@
+"""Losses and gradients that are not finite: the rows at fault, and steps that go on without them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from soseleto_jax.core import alpha as alpha_lib
+from soseleto_jax.core import axis
+from soseleto_jax.core.axis import AxisName
+from soseleto_jax.core.losses import LossFn, batch_size_of, bind, mask_of
+from soseleto_jax.core.step import Step
+from soseleto_jax.core.train_state import TrainState
+
+
+def skip_nonfinite(step: Step) -> Step:
+  """Returns the step, made to go on without rows that are not finite.
+
+  Rows whose loss or alignment is not finite, see `faulty_rows`, count as masked, and those of the source get `alpha` 0.
+  Where the gradient is not finite even so, parameters, optimizer state and `model_state` stay as they are. Metrics also
+  hold "skipped_rows", the number of such rows in all batches, and "skipped_step", 1 for such a step. It costs another
+  forward and tangent pass.
+
+  Args:
+    step: a `Step` that names its losses.
+  """
+
+  def gradients(state, *batches):
+    found = faulty_rows(step.losses, state, *batches, axis_name=step.axis_name)
+    cleaned = [without(batch, faulty, step.axis_name) for batch, faulty in zip(batches, found, strict=True)]
+    gradient, after, metrics = step.gradients(state, *cleaned)
+    sound = jnp.isfinite(metrics["grad_norm"])
+    skipped = [rows & mask_of(batch) for rows, batch in zip(found, batches, strict=True)]
+    if len(batches) > 1:
+      after = after.replace(alpha=_emptied(after.alpha, batches[0]["index"], skipped[0], step.axis_name))
+    number = axis.total(sum(jnp.sum(rows) for rows in skipped), step.axis_name)
+    metrics |= {"skipped_rows": number.astype(jnp.float32), "skipped_step": 1 - sound.astype(jnp.float32)}
+    return gradient, after.replace(model_state=_keep(sound, after.model_state, state.model_state)), metrics
+
+  return dataclasses.replace(step, gradients=gradients, optimizer=_resting_where_not_finite(step.optimizer))
+
+
+def faulty_rows(
+  losses: Sequence[LossFn], state: TrainState, *batches: Mapping[str, Any], axis_name: AxisName = None
+) -> list[jax.Array]:
+  """Finds the rows that make a step's loss or gradient not finite.
+
+  Those are rows with an input that is not finite; with such a loss; and of the first of two batches (the source) those
+  whose gradient has a product with the other's that is not finite. Where every row has such a loss or product the
+  parameters are at fault, and no row.
+
+  Args:
+    losses: the loss of each batch: of source and target, or one.
+    state: its `params`, which are finite, and its `model_state` are what the losses are taken at.
+    *batches: mappings of arrays, as a train step takes them.
+    axis_name: the mapped axis that batches are split over, or None.
+
+  Returns:
+    bool `[B]` for each batch; rows with "mask" False, which no step reads, can be True as well.
+  """
+  rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
+
+  def losses_without(loss, batch, faulty):
+    bound = bind(loss, without(batch, faulty, axis_name), rng, state.model_state, "loss")
+    return lambda params: bound(params)[0]
+
+  found, direction = [], None
+  for loss, batch in reversed(list(zip(losses, batches, strict=True))):
+    mask = mask_of(batch)
+    faulty = ~_finite_inputs(batch)
+    losses_of = losses_without(loss, batch, faulty)
+    if direction is None:
+      suspect = ~jnp.isfinite(losses_of(state.params))
+    else:
+      values, products = jax.jvp(losses_of, (state.params,), (direction,))
+      suspect = ~(jnp.isfinite(values) & jnp.isfinite(products))
+    num_fine = axis.total(jnp.sum(mask & ~faulty & ~suspect), axis_name)
+    faulty |= suspect & (num_fine > 0)
+    found.insert(0, faulty)
+    if len(found) < len(batches):
+      direction = _gradient(losses_without(loss, batch, faulty), state.params, mask & ~faulty)
+  return found
+
+
+def without(batch: Mapping[str, Any], faulty: jax.Array, axis_name: AxisName = None) -> dict[str, Any]:
+  """Returns the batch with faulty rows masked and a copy of another row in their place: 0 times inf is not 0."""
+  other = jnp.argmin(faulty)
+  if axis_name is not None:
+    device = jnp.argmin(jax.lax.all_gather(faulty[other], axis_name))
+
+  def fill(leaf):
+    row = leaf[other]
+    if axis_name is not None:
+      row = jax.lax.all_gather(row, axis_name)[device]
+    return jnp.where(faulty.reshape(-1, *[1] * (leaf.ndim - 1)), row, leaf)
+
+  return {**jax.tree.map(fill, dict(batch)), "mask": mask_of(batch) & ~faulty}
+
+
+def _emptied(alpha, index, rows, axis_name):
+  """Returns `alpha` with 0 at the index of those rows."""
+  _, _, found = alpha_lib.read(alpha, index, rows, axis_name)
+  return alpha_lib.add_and_clip(alpha, found, -rows.astype(jnp.float32), axis_name)[0]
+
+
+def _resting_where_not_finite(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Returns the optimizer, which for a gradient that is not finite moves neither the parameters nor its state."""
+
+  def update(gradient, state, params=None):
+    updates, new_state = optimizer.update(gradient, state, params)
+    sound = jnp.isfinite(optax.tree.norm(gradient))
+    nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates)  # p + -0.0 is p to the bit, 0.0 too
+    return _keep(sound, updates, nothing), _keep(sound, new_state, state)
+
+  return optax.GradientTransformation(optimizer.init, update)
+
+
+def _keep(sound: jax.Array, new: Any, old: Any) -> Any:
+  """Returns `new` where `sound` and `old` elsewhere, leaf by leaf."""
+  return jax.tree.map(lambda n, o: jnp.where(sound, n, o), new, old)
+
+
+def _finite_inputs(batch):
+  finite = jnp.ones(batch_size_of(batch), bool)
+  for leaf in jax.tree.leaves(batch):
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+      finite &= jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim)))
+  return finite
+
+
+def _gradient(losses_of, params, mask):
+  """The gradient of the unmasked losses' sum, or zeros, which make every product finite, where it is not finite."""
+  gradient = jax.grad(lambda params: jnp.sum(jnp.where(mask, losses_of(params), 0.0)))(params)
+  sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]).all()
+  return jax.tree.map(lambda leaf: jnp.where(sound, leaf, 0), gradient)

@@ -1,0 +1,55 @@
+"""Parts of a pytree of parameters, chosen by prefix trees of bools."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def is_none(leaf: Any) -> bool:
+  """Whether a leaf is None, for `jax.tree.map(is_leaf=...)`."""
+  return leaf is None
+
+
+def select(marks: Any, tree: Any) -> Any:
+  """Returns `tree` with None in place of the leaves that `marks` (a prefix tree of bools; None: all) leaves out."""
+  if marks is None:
+    return tree
+  return jax.tree.map(lambda keep, leaf: leaf if keep else None, jax.tree.broadcast(marks, tree), tree)
+
+
+def fill(selected: Any, tree: Any) -> Any:
+  """Returns `selected` with the leaves of `tree` in place of None."""
+  return jax.tree.map(lambda leaf, other: other if leaf is None else leaf, selected, tree, is_leaf=is_none)
+
+
+def alike(like: Any, tree: Any) -> Any:
+  """Returns `tree` with None where `like` has None."""
+  return jax.tree.map(lambda l, leaf: None if l is None else leaf, like, tree, is_leaf=is_none)
+
+
+def either(marks: Any, others: Any, tree: Any) -> Any:
+  """Marks the leaves of `tree` that one of two prefix trees of bools does; None marks all."""
+  if marks is None or others is None:
+    return None
+  both = jax.tree.broadcast(marks, tree), jax.tree.broadcast(others, tree)
+  return jax.tree.map(lambda a, b: a or b, *both)
+
+
+def add(tree: Any, selected: Any, factor: float = 1.0) -> Any:
+  """Returns `tree` plus `factor` times `selected`, whose leaves may be None, in the dtypes of `tree`."""
+
+  def of_leaves(other, leaf):
+    return leaf if other is None else leaf + (factor * other).astype(leaf.dtype)
+
+  return jax.tree.map(of_leaves, selected, tree, is_leaf=is_none)
+
+
+def dot(a: Any, b: Any) -> jax.Array:
+  """Inner product of two pytrees, accumulated in float32 or better whatever their dtypes."""
+
+  def of_leaves(x, y):
+    dtype = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
+    return jnp.vdot(x.astype(dtype), y.astype(dtype), precision=jax.lax.Precision.HIGHEST)
+
+  return sum(jax.tree.leaves(jax.tree.map(of_leaves, a, b)), start=jnp.float32(0))

@@ -1,0 +1,338 @@
+"""Random changes of images on the device, before normalisation: named ones, and functions of a user's own.
+
+Both are functions `(key, images [B, H, W, C]) -> images [B, H, W, C]`, and `apply_per_example` calls both alike.
+"""
+
+import dataclasses
+import functools
+import math
+import zlib
+from collections.abc import Callable, Sequence
+
+import dm_pix as pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.ndimage import map_coordinates
+
+from soseleto_jax.core.suggest import did_you_mean
+
+AugmentFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+_SMOOTHING = 4.0  # of elastic's displacement, in pixels: Simard et al. (2003), for images of 29x29
+_FARTHEST = 3.0  # displacement of elastic in units of its amplitude; Gaussian fields have no bound of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+  """What may stand behind the name of an augmentation."""
+
+  example: str
+  most: float = math.inf
+  whole: bool = False
+  in_pixels: bool = False  # then the image has to be larger
+
+
+_KINDS = {
+  "rotation": _Kind("rotation=15", most=180),
+  "shift": _Kind("shift=2", in_pixels=True),
+  "scale": _Kind("scale=0.15", most=1),
+  "shear": _Kind("shear=0.2", most=1),
+  "aspect": _Kind("aspect=0.15", most=1),
+  "elastic": _Kind("elastic=1.5", in_pixels=True),
+  "flip": _Kind("flip"),
+  "crop": _Kind("crop=4", whole=True, in_pixels=True),
+  "brightness": _Kind("brightness=0.2", most=1),
+  "contrast": _Kind("contrast=0.2", most=1),
+  "cutout": _Kind("cutout=8", whole=True, in_pixels=True),
+}
+NAMES = tuple(_KINDS)  # in the order in which they are applied
+_RESAMPLING = frozenset({"rotation", "shift", "scale", "shear", "aspect", "elastic"})
+
+
+def make_augmentation(names: Sequence[str]) -> "Augmentation | None":
+  """Returns the augmentation that a tuple of names and strengths describes; of the empty one, None.
+
+  The order of the names does not matter. They are applied in the order of this table, those before `flip` as one
+  bilinear resampling about the image's middle. All draws are uniform unless the table says otherwise.
+
+  | name | what an image goes through | outside of the image |
+  |---|---|---|
+  | `rotation=R` | turned by up to ±R degrees | edge |
+  | `shift=P` | moved by up to ±P pixels along each axis, by fractions of a pixel too | edge |
+  | `scale=F` | magnified by a factor of 1/(1 + F) to 1 + F, log-uniform | edge |
+  | `shear=F` | slanted: rows move along themselves by up to ±F of their distance from the middle | edge |
+  | `aspect=F` | width to height times 1/(1 + F) to 1 + F, log-uniform; the area stays | edge |
+  | `elastic=P` or `elastic=P/S` | pixels move smoothly, by P pixels along each axis (rms; 3 P at most) | edge |
+  | `flip` | mirrored left to right with probability 1/2 | |
+  | `crop=P` | padded with P pixels on every side, then cropped to its size: moved by whole pixels up to ±P | 0 |
+  | `brightness=F` | plus up to ±F of the pixels' range | |
+  | `contrast=F` | distance from each channel's mean times 1 - F to 1 + F | |
+  | `cutout=P` | 0 in a square of P x P pixels; its middle is any pixel, so the border may cut it off | 0 |
+
+  0 is the stored pixel's: black. The range is 255 for uint8 pixels, which brightness and contrast never leave, and 1
+  for floats, which are not clipped. S, 4 by default, is the standard deviation of elastic's smoothing in pixels; with
+  P above S / 2 images begin to fold.
+
+  Args:
+    names: such as `("flip", "crop=4")`.
+
+  Raises:
+    ValueError: naming the entry: an unknown name, one that stands twice, a strength that is missing, not a number, not
+      above 0 (leave out what is not wanted), or more than can be meant.
+
+  >>> make_augmentation(("flip", "elastic=1.5/6")).strengths
+  {'flip': (), 'elastic': (1.5, 6.0)}
+  """
+  if isinstance(names, str):
+    raise ValueError(f"{names!r}: give a tuple of names, such as ({names!r},)")
+  return Augmentation(tuple(names)) if names else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """Named augmentations of images, each image with draws of its own.
+
+  What one name draws depends on the key and the name alone, so that one name more or less leaves the others' draws.
+
+  Attributes:
+    names: see `make_augmentation`.
+  """
+
+  names: tuple[str, ...]
+
+  def __post_init__(self):
+    self.strengths  # raises for names that are wrong  # noqa: B018
+
+  @functools.cached_property
+  def strengths(self) -> dict[str, tuple[float, ...]]:
+    """The numbers behind each name."""
+    strengths = {}
+    for entry in self.names:
+      name, values = _parse(entry)
+      if name in strengths:
+        raise ValueError(f"{entry!r}: {name!r} stands twice in {self.names}; give it once")
+      strengths[name] = values
+    return strengths
+
+  def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Augments images, each independently of the others.
+
+    Args:
+      key: split between the images.
+      images: `[B, H, W, C]` as stored: uint8, or floats whose range counts as 1.
+
+    Returns:
+      float32 `[B, H, W, C]`, in the units of the stored pixels.
+
+    Raises:
+      ValueError: while it is traced: x is no images, of another dtype, or not larger than a strength in pixels.
+    """
+    self._check(images)
+    return jax.vmap(self._augment)(jax.random.split(key, len(images)), images)
+
+  def _augment(self, key, image):
+    pixel_range = 255.0 if image.dtype == jnp.uint8 else 1.0
+    clip = image.dtype == jnp.uint8
+    image = image.astype(jnp.float32)
+    strength = {name: values[0] if values else None for name, values in self.strengths.items()}
+    keys = {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in strength}
+    if _RESAMPLING & strength.keys():
+      image = resample(image, self._coordinates(keys, image.shape[:2]))
+    if "flip" in strength:
+      image = pix.random_flip_left_right(keys["flip"], image)
+    if "crop" in strength:
+      pad = int(strength["crop"])
+      image = pix.random_crop(keys["crop"], jnp.pad(image, ((pad, pad), (pad, pad), (0, 0))), image.shape)
+    if "brightness" in strength:
+      image = pix.random_brightness(keys["brightness"], image, pixel_range * strength["brightness"])
+    if "contrast" in strength:
+      image = pix.random_contrast(keys["contrast"], image, 1 - strength["contrast"], 1 + strength["contrast"])
+    if clip and not strength.keys().isdisjoint({"brightness", "contrast"}):
+      image = jnp.clip(image, 0.0, pixel_range)
+    if "cutout" in strength:
+      image = _cutout(keys["cutout"], image, int(strength["cutout"]))
+    return image
+
+  def _coordinates(self, keys, shape):
+    def draw(name, number=None):
+      most = self.strengths[name][0]
+      return jax.random.uniform(keys[name], () if number is None else (number,), jnp.float32, -most, most)
+
+    def factor(name):
+      most = math.log1p(self.strengths[name][0])
+      return jnp.exp(jax.random.uniform(keys[name], (), jnp.float32, -most, most))
+
+    coordinates = source_coordinates(
+      shape,
+      angle=jnp.radians(draw("rotation")) if "rotation" in keys else 0.0,
+      slant=draw("shear") if "shear" in keys else 0.0,
+      factor=factor("scale") if "scale" in keys else 1.0,
+      ratio=factor("aspect") if "aspect" in keys else 1.0,
+      shift=draw("shift", 2) if "shift" in keys else (0.0, 0.0),
+    )
+    if "elastic" in keys:
+      amplitude, *smoothing = self.strengths["elastic"]
+      coordinates += amplitude * displacement(keys["elastic"], shape, *smoothing)
+    return coordinates
+
+  def _check(self, images):
+    if images.ndim != 4 or 0 in images.shape[1:]:
+      raise ValueError(
+        f"augmentation {self.names} is for images [B, H, W, C], but x has shape {images.shape}; leave it out"
+      )
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+      raise ValueError(f"augmentation {self.names} takes pixels of uint8 or floats in [0, 1], but x is {images.dtype}")
+    size = min(images.shape[1:3])
+    for entry, (name, values) in zip(self.names, self.strengths.items(), strict=True):
+      if _KINDS[name].in_pixels and values[0] >= size:
+        raise ValueError(f"{entry!r}: give less than the images' {size} pixels (x has shape {images.shape})")
+
+
+def apply_per_example(augment: AugmentFn, key: jax.Array, index: jax.Array, x: jax.Array) -> jax.Array:
+  """Augments each example of a batch with a key of its own.
+
+  An example's draws depend on `key` and its index alone: not on its place in the batch, on the other examples, or on
+  how many devices the batch is split over. Therefore `augment` sees one example at a time, and cannot mix several.
+  The draws are the same to the bit; the arithmetic on pixels is so to rounding, as XLA compiles another program for
+  another number of examples on a device.
+
+  Args:
+    augment: an `Augmentation`, or any traceable function `(key, images [B, H, W, C]) -> images`, of the same shape;
+      called with B = 1, under `jax.vmap`, with the pixels as they are stored.
+    key: of the step and the side.
+    index: int32 `[B]`, the examples' rows in their set.
+    x: `[B, ...]` as stored.
+
+  Returns:
+    float32 `[B, ...]`.
+
+  Raises:
+    ValueError: `augment` returns another shape, or no real numbers.
+  """
+
+  def augment_one(row, example):
+    return augment(jax.random.fold_in(key, row), example[None])
+
+  result = jax.vmap(augment_one)(index, x)
+  shape = (len(x), 1, *x.shape[1:])
+  if not isinstance(result, jax.Array) or result.shape != shape or not jnp.isrealobj(result):
+    made = jax.tree.map(lambda array: f"{array.dtype}{list(array.shape[1:])}", result)
+    raise ValueError(
+      f"augmentation {augment} returned {made} for {x.dtype}{list(shape[1:])}; return real numbers of that shape"
+    )
+  return result[:, 0].astype(jnp.float32)
+
+
+def source_coordinates(
+  shape: tuple[int, int], *, angle: jax.Array, slant: jax.Array, factor: jax.Array, ratio: jax.Array, shift: jax.Array
+) -> jax.Array:
+  """Returns where each pixel of an image that was moved about its middle comes from.
+
+  The image is first scaled, then slanted, then turned, then shifted; this undoes the four, last first. There is no
+  product of matrices in it, which GPUs and TPUs round to few bits by default.
+
+  Args:
+    shape: (H, W).
+    angle: radians, counter-clockwise as one sees the image.
+    slant: columns per row.
+    factor: magnification.
+    ratio: by which width to height grows, at the same area.
+    shift: rows down, columns to the right; in pixels.
+
+  Returns:
+    float32 `[2, H, W]`: row and column, in pixels.
+  """
+  middle = [(size - 1) / 2 for size in shape]
+  grid = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij")
+  y, x = (axis - half - move for axis, half, move in zip(grid, middle, shift, strict=True))
+  cos, sin, root = jnp.cos(angle), jnp.sin(angle), jnp.sqrt(ratio)
+  y, x = cos * y + sin * x, cos * x - sin * y
+  x = x - slant * y
+  y, x = y * root / factor, x / (root * factor)
+  return jnp.stack([y + middle[0], x + middle[1]])
+
+
+def displacement(key: jax.Array, shape: tuple[int, int], smoothing: float = _SMOOTHING) -> jax.Array:
+  """Returns a smooth random displacement of each pixel, as elastic distortions have it (Simard et al., 2003).
+
+  `pix.elastic_deformation` smooths by a convolution per image, which takes longer on a CPU than a training step of a
+  small network; two products with constant matrices do the same in a hundredth of the time. They are scaled so that
+  the displacement has the same variance at the border as within.
+
+  Args:
+    key: for uniform noise at each pixel.
+    shape: (H, W).
+    smoothing: standard deviation of the Gaussian that smooths the noise, in pixels.
+
+  Returns:
+    float32 `[2, H, W]`: along rows and columns, with mean 0 and, but for the bound, variance 1 everywhere; in [-3, 3].
+  """
+
+  def smoother(size):
+    offsets = np.subtract.outer(np.arange(size), np.arange(size))
+    weights = np.exp(-0.5 * (offsets / smoothing) ** 2)
+    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+
+  noise = jax.random.uniform(key, (2, *shape), jnp.float32, -math.sqrt(3), math.sqrt(3))  # of variance 1
+  rows, columns = (smoother(size) for size in shape)
+  smooth = jnp.einsum("ij,cjk,lk->cil", rows, noise, columns, precision=jax.lax.Precision.HIGHEST)
+  return jnp.clip(smooth, -_FARTHEST, _FARTHEST)
+
+
+def resample(image: jax.Array, coordinates: jax.Array) -> jax.Array:
+  """Reads an image between its pixels, bilinearly; outside of it, its nearest edge.
+
+  The edge is right for digits on black and for photographs alike, where 0 would draw black wedges into the corners.
+  Not by `pix.flat_nd_linear_interpolate`, which takes several times longer on a CPU under `jax.vmap`.
+
+  Args:
+    image: float32 `[H, W, C]`.
+    coordinates: float32 `[2, H', W']`: row and column, in pixels.
+
+  Returns:
+    float32 `[H', W', C]`.
+  """
+  read = lambda channel: map_coordinates(channel, list(coordinates), order=1, mode="nearest")
+  return jax.vmap(read, in_axes=-1, out_axes=-1)(image)
+
+
+def _cutout(key, image, size):
+  """DeVries and Taylor (2017): the square may reach over the border, which they found to matter."""
+  inside = []
+  for axis_key, length in zip(jax.random.split(key), image.shape[:2], strict=True):
+    start = jax.random.randint(axis_key, (), 0, length) - size // 2
+    position = jnp.arange(length)
+    inside.append((position >= start) & (position < start + size))
+  rows, columns = inside
+  return jnp.where((rows[:, None] & columns[None])[..., None], 0.0, image)
+
+
+def _parse(entry):
+  """Returns the name of "name" or "name=strength", and its numbers."""
+  if not isinstance(entry, str):
+    raise ValueError(f"{entry!r}: give a string, such as 'flip' or 'crop=4'")
+  name, equals, text = entry.partition("=")
+  if name not in _KINDS:
+    raise ValueError(
+      f"{entry!r}: unknown augmentation {name!r}; known are {', '.join(NAMES)}{did_you_mean(name, NAMES)}"
+    )
+  kind = _KINDS[name]
+  if name == "flip":
+    if equals:
+      raise ValueError(f"{entry!r}: a flip has no strength, and probability 1/2; give 'flip'")
+    return name, ()
+  if not text:
+    raise ValueError(f"{entry!r}: the strength is missing; give for instance {kind.example!r}")
+  parts = text.split("/") if name == "elastic" else [text]
+  try:
+    values = tuple(float(part) for part in parts)
+  except ValueError:
+    values = ()
+  valid = len(values) in (1, 2) and all(0 < value < math.inf for value in values) and values[0] <= kind.most
+  if not valid or (kind.whole and values[0] % 1):
+    number = "whole number" if kind.whole else "number"
+    most = f" and up to {kind.most:g}" if kind.most < math.inf else ""
+    both = ", or two such as 'elastic=1.5/4'" if name == "elastic" else ""
+    raise ValueError(f"{entry!r}: give a {number} above 0{most}, such as {kind.example!r}{both}, or leave it out")
+  return name, values

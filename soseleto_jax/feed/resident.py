@@ -1,0 +1,47 @@
+"""Sets that live on the devices: batches are gathered there by index."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from soseleto_jax.core import arrays
+from soseleto_jax.data import lazy
+from soseleto_jax.data.selection import Examples
+from soseleto_jax.feed.sampling import EpochSampler, TargetSampler, padded_batch
+
+
+def put_set(examples: Examples, mesh: Mesh) -> dict[str, jax.Array]:
+  """Places the pixels and labels of a set on every device of a mesh."""
+  seen = {"x": lazy.load(examples["x"]), "label": examples["label"]}  # never true_label
+  return arrays.put(seen, NamedSharding(mesh, P()))
+
+
+class Resident:
+  """Feeds the batches of a set on the devices."""
+
+  def __init__(self, examples: Examples, sampler: EpochSampler | TargetSampler, mesh: Mesh):
+    """Puts the set on every device of a mesh with one axis."""
+    self._set, self._sampler, self._mesh = put_set(examples, mesh), sampler, mesh
+    split = P(None, *mesh.axis_names)
+
+    def gather(examples, index, mask):
+      return {"x": examples["x"][index], "label": examples["label"][index], "index": index, "mask": mask}
+
+    mapped = jax.shard_map(gather, mesh=mesh, in_specs=(P(), split, split), out_specs=split)
+    self._split = NamedSharding(mesh, split)
+    self._gather = jax.jit(mapped, out_shardings=self._split)
+
+  def batches(self, step: int, count: int) -> dict[str, jax.Array]:
+    """Returns the batches of `count` steps from `step`, as `Streaming.batches` does."""
+    rows = [padded_batch(self._sampler, s, self._mesh.size) for s in range(step, step + count)]
+    index, mask = (np.stack(parts) for parts in zip(*rows, strict=True))
+    return self._gather(self._set, *arrays.put((index, mask), self._split))
+
+  def state(self) -> None:
+    """Returns None: the sampler's step is all."""
+
+  def restore(self, state: Any, step: int) -> None:
+    """Takes what `state`, of this or of the other feed, returned at a step; there is nothing to restore."""

@@ -1,0 +1,124 @@
+"""Which examples make up the batch of a step: indices only, a pure function of (seed, step).
+
+A resumed run needs nothing but its step. Both samplers keep the current permutation as a cache: 8 bytes an example, and
+three times as much while it is drawn.
+"""
+
+import numpy as np
+
+from soseleto_jax.data import draws
+
+
+class EpochSampler:
+  """Goes through all examples once an epoch, in a new order each epoch.
+
+  The last batch of an epoch is padded to the full batch size, so that every step has one shape.
+  """
+
+  def __init__(self, num_examples: int, batch_size: int, seed: int, name: str = "source"):
+    """Sets the sampler up.
+
+    Args:
+      num_examples: N.
+      batch_size: B, at most N.
+      seed: the experiment's seed.
+      name: tells this sampler's draws from those of others with the same seed.
+
+    Raises:
+      ValueError: where the batch is empty or larger than the set.
+    """
+    _check_batch_size(name, num_examples, batch_size)
+    self._num_examples = num_examples
+    self._batch_size = batch_size
+    self._passes = _ShuffledPasses(num_examples, seed, name, "epoch")
+    self.steps_per_epoch = -(-num_examples // batch_size)
+
+  def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns step's (index int32 `[B]`, mask bool `[B]`); padded rows have index 0, mask False."""
+    epoch, position = divmod(int(step), self.steps_per_epoch)
+    slots = position * self._batch_size + np.arange(self._batch_size)
+    mask = slots < self._num_examples
+    index = np.zeros(self._batch_size, np.int32)
+    index[mask] = self._passes.at(epoch * self._num_examples + slots[mask])
+    return index, mask
+
+
+class TargetSampler:
+  """Serves an endless stream of shuffled passes over a small set in batches that are always full.
+
+  With `balanced`, slot p of the stream serves the classes in turn (p mod K) and each class has
+  shuffled passes of its own, so that any K slots in a row hold one example of each class.
+  """
+
+  def __init__(self, labels: np.ndarray, batch_size: int, seed: int, balanced: bool = False):
+    """Sets the sampler up.
+
+    Args:
+      labels: integers `[N]`; the K classes served are those that occur.
+      batch_size: T, at most N; a batch of N holds every example once in each step (unless balanced
+        over classes of unequal size).
+      seed: the experiment's seed.
+      balanced: whether batches are balanced by class.
+
+    Raises:
+      ValueError: where the batch is empty or larger than the set.
+    """
+    labels = np.asarray(labels)
+    _check_batch_size("target", len(labels), batch_size)
+    self._batch_size = batch_size
+    if balanced:
+      self._groups = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    else:
+      self._groups = [np.arange(len(labels))]
+    self._passes = [
+      _ShuffledPasses(len(group), seed, "target", "balanced" if balanced else "all", g)
+      for g, group in enumerate(self._groups)
+    ]
+
+  def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns step's (index int32 `[T]`, mask bool `[T]`, all True)."""
+    slots = int(step) * self._batch_size + np.arange(self._batch_size)
+    turn, group_of_slot = np.divmod(slots, len(self._groups))
+    index = np.empty(self._batch_size, np.int32)
+    for g, (group, passes) in enumerate(zip(self._groups, self._passes, strict=True)):
+      served = group_of_slot == g
+      index[served] = group[passes.at(turn[served])]
+    return index, np.ones(self._batch_size, bool)
+
+
+def padded_batch(sampler: EpochSampler | TargetSampler, step: int, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns a step's index and mask, lengthened by masked rows of index 0 to a multiple of the devices."""
+  index, mask = sampler.batch(step)
+  missing = -len(index) % multiple
+  return np.pad(index, (0, missing)), np.pad(mask, (0, missing))
+
+
+class _ShuffledPasses:
+  """The endless stream of permutations of 0..n-1, one after another, read at any positions."""
+
+  def __init__(self, n: int, seed: int, *stream: str | int):
+    self._n, self._seed, self._stream = n, seed, stream
+    self._latest = (-1, None)
+
+  def at(self, positions: np.ndarray) -> np.ndarray:
+    passes, slots = np.divmod(positions, self._n)
+    values = np.empty(len(positions), np.int64)
+    for number in np.unique(passes):
+      here = passes == number
+      values[here] = self._order(number)[slots[here]]
+    return values
+
+  def _order(self, number: int) -> np.ndarray:
+    cached, order = self._latest
+    if number != cached:
+      order = draws.permutation(self._n, self._seed, *self._stream, number)
+      self._latest = (number, order)
+    return order
+
+
+def _check_batch_size(name: str, num_examples: int, batch_size: int) -> None:
+  if not 1 <= batch_size <= num_examples:
+    raise ValueError(
+      f"{name} batch_size={batch_size} but the {name} set has {num_examples} examples; "
+      f"choose a batch size in 1..{num_examples}"
+    )

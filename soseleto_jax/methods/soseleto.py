@@ -1,0 +1,94 @@
+"""SOSELETO as a config describes it."""
+
+from typing import Any
+
+import jax
+import optax
+
+from soseleto_jax.core import alignment_rules
+from soseleto_jax.core.alignment import Alignment
+from soseleto_jax.core.train_step import TargetDescent, burn_in, make_train_step
+from soseleto_jax.data.task import Task
+from soseleto_jax.methods.base import Method, Phase, Setup
+from soseleto_jax.models.losses import cross_entropy, margin
+
+TARGET_LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+DIRECTIONS = {"gradient": None, "orthogonal": alignment_rules.orthogonal}
+TRANSFORMS = ("center_by_class", "residual_normalize", "scale_by_std")
+
+
+def make_method(setup: Setup) -> Method:
+  """Makes the paper's method, with the settings of `config.alpha`.
+
+  The step of `alpha` follows the schedule of λ_p. In transfer the target's own classifier descends the target loss.
+  """
+  alpha, schedule = setup.config.alpha, setup.schedule()
+  step = make_train_step(
+    setup.loss("source"),
+    setup.loss("target", TARGET_LOSSES[alpha.target_loss]),
+    setup.optimizer(),
+    alpha_step_size=_following(schedule, alpha.step_size, setup.config.optimizer.learning_rate),
+    alignment=Alignment(
+      params=alignment_params(alpha.params, setup.params, setup.task.shared_classes),
+      direction=DIRECTIONS[alpha.direction],
+      transforms=tuple(_transform(name, setup.task) for name in alpha.transforms),
+      contraction=alpha.contraction,
+      microbatch_size=alpha.microbatch_size,
+    ),
+    target_descent=_target_descent(setup),
+    source_weights=burn_in(setup.steps_of(alpha.burn_in_epochs)) if alpha.burn_in_epochs else None,
+    alpha_first=alpha.first,
+    lookahead=alpha.lookahead,
+    axis_name=setup.axis_name,
+  )
+  return Method((Phase(setup.num_steps, step),), uses_alpha=True, alpha_init=alpha.init)
+
+
+def _following(schedule: optax.Schedule, step_size: float, learning_rate: float) -> optax.Schedule:
+  return lambda step: step_size * schedule(step) / learning_rate
+
+
+def _target_descent(setup: Setup) -> TargetDescent | None:
+  """Which parameters descend the target's cross-entropy, whatever loss steers."""
+  chosen, shared = setup.config.alpha.target_params, setup.task.shared_classes
+  if shared and chosen == "none":
+    return None
+  heads = {"classifier": True} if shared else {"source_head": False, "target_head": True}
+  marks: Any = {"representation": chosen == "all", **heads}
+  loss = None if setup.config.alpha.target_loss == "cross_entropy" else setup.loss("target")
+  return TargetDescent(marks, loss, setup.config.target_weight)
+
+
+def alignment_params(names: tuple[str, ...], params: Any, shared_classes: bool) -> Any:
+  """Marks the leaves that have one of the names in their path; None, for all, where there are no names.
+
+  Raises:
+    ValueError: a name that no layer has, or, in transfer, none that source and target share.
+  """
+  if not names:
+    return None
+  paths = jax.tree.map_with_path(lambda path, _: {str(getattr(key, "key", key)) for key in path}, params)
+  known = set().union(*jax.tree.leaves(paths, is_leaf=_is_set))
+  for name in names:
+    if name not in known:
+      raise ValueError(f"config.alpha.params names {name!r}; the network's layers are {', '.join(sorted(known))}")
+  marks = jax.tree.map(lambda path: not path.isdisjoint(names), paths, is_leaf=_is_set)
+  if not shared_classes and not any(jax.tree.leaves(marks["representation"])):
+    raise ValueError(
+      f"config.alpha.params={tuple(names)} names no layer that source and target share, and every alignment would be "
+      "0; name layers of 'representation', or leave it ()"
+    )
+  return marks
+
+
+def _is_set(leaf):
+  return isinstance(leaf, set)
+
+
+def _transform(name: str, task: Task):
+  if name == "center_by_class":
+    return alignment_rules.center_by_class(task.num_source_classes)
+  return {
+    "residual_normalize": alignment_rules.residual_normalize,
+    "scale_by_std": alignment_rules.scale_by_std,
+  }[name]()

@@ -1,0 +1,82 @@
+"""A network of one's own, by its import path: `my_package.nets:Wide`."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+
+from soseleto_jax.core.suggest import did_you_mean
+from soseleto_jax.models.network import has_init_and_apply
+
+_OURS = ("rngs", "parent", "name")  # arguments that are not the config's to give
+
+
+def build(path: str, options: Mapping[str, Any], dtype: jnp.dtype, seed: int) -> Any:
+  """Calls the class or function that an import path names.
+
+  Args:
+    path: a module that can be imported, a colon, and a class or function in it that returns a network as
+      `soseleto_jax.models.network.as_network` takes it.
+    options: its arguments.
+    dtype: an argument as well, where it takes one.
+    seed: of the `nnx.Rngs` that it gets, where it takes `rngs`.
+
+  Raises:
+    ValueError: what cannot be found, does not fit, or is no network.
+  """
+  factory = _find(path)
+  parameters = inspect.signature(factory).parameters
+  open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+  known = [name for name, parameter in parameters.items() if parameter.kind not in _VARIADIC and name not in _OURS]
+  for option, value in options.items():
+    if option in _OURS or option not in known and not open_ended:
+      raise ValueError(
+        f"config.model.{option}={value!r}: {path} has no such argument; it takes {', '.join(known) or 'none'}"
+        f"{did_you_mean(option, known)}"
+      )
+  given = dict(options)
+  if "dtype" in known:
+    given["dtype"] = dtype
+  elif dtype != jnp.float32:
+    raise ValueError(f"config.model.dtype={dtype.name!r}: {path} takes no dtype; leave it 'float32', or give it one")
+  if "rngs" in parameters:
+    given["rngs"] = nnx.Rngs(seed)
+  required = [name for name in known if parameters[name].default is inspect.Parameter.empty]
+  for name in required:
+    if name not in given:
+      raise ValueError(f"config.model has no {name!r}, which {path} needs; give it by --config.model.{name}=...")
+  network = factory(**given)
+  if isinstance(network, type) or not (isinstance(network, (nn.Module, nnx.Module)) or has_init_and_apply(network)):
+    raise ValueError(
+      f"config.model.name={path!r} made {network!r}, which is no network: return a Flax module, Linen or NNX, or an "
+      "object with init and apply"
+    )
+  return network
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _find(path):
+  module_name, _, attribute = path.partition(":")
+  field = f"config.model.name={path!r}"
+  try:
+    module = importlib.import_module(module_name)
+  except ModuleNotFoundError as error:
+    if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+      raise ValueError(f"{field}: {module_name} imports {error.name}, which is not installed") from error
+    raise ValueError(
+      f"{field}: there is no module {error.name!r}; install it, or put the folder that holds it on PYTHONPATH"
+    ) from error
+  except (ValueError, TypeError) as error:  # an empty or a relative name
+    raise ValueError(f"{field}: give module:class, such as my_package.nets:Wide") from error
+  factory = getattr(module, attribute, None)
+  if factory is None:
+    raise ValueError(f"{field}: {module_name} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
+  if isinstance(factory, (nn.Module, nnx.Module)) or not callable(factory):
+    raise ValueError(f"{field} is {factory!r}; name a class, or a function that returns a network")
+  return factory

@@ -1,0 +1,217 @@
+"""The report page of a run: one HTML file that needs nothing beside it.
+
+Matplotlib, which takes a second to import, comes with `figures` once there is something to draw.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from soseleto_jax.report import source_weights, writers
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+_TEMPLATE = "page.html.jinja"
+_MOST_EXAMPLES = 32
+
+# Summary key -> (label, kind), in the order of the table.
+_KNOWN = {
+  "method": ("Method", "text"),
+  "task": ("Task", "text"),
+  "dataset": ("Data set", "text"),
+  "test_accuracy": ("Test accuracy", "percent"),
+  "validation_accuracy": ("Validation accuracy", "percent"),
+  "best_validation_accuracy": ("Best validation accuracy", "percent"),
+  "test_accuracy_at_best": ("Test accuracy at best validation", "percent"),
+  "best_step": ("Step of best validation", "count"),
+  "best_checkpoint": ("Checkpoint of best validation", "count"),
+  "auc": ("Area under ROC curve of 1 − α, wrong labels", "score"),
+  "average_precision": ("Average precision of 1 − α, wrong labels", "score"),
+  "alpha_right": ("Mean α of right labels", "score"),
+  "alpha_wrong": ("Mean α of wrong labels", "score"),
+  "wrong_fraction": ("Wrong labels in the source", "percent"),
+  "num_source": ("Source examples", "count"),
+  "num_target": ("Target examples", "count"),
+  "epochs": ("Epochs", "count"),
+  "steps": ("Steps", "count"),
+  "seconds": ("Time", "seconds"),
+  "device": ("Device", "text"),
+}
+
+
+def write_report(
+  workdir: str | os.PathLike,
+  *,
+  title: str,
+  config: Mapping[str, Any],
+  records: Sequence[Mapping[str, Any]],
+  source: Mapping[str, np.ndarray] | None,
+  alpha: np.ndarray | None,
+  summary: Mapping[str, Any],
+  class_names: Sequence[str] | None,
+) -> pathlib.Path:
+  """Writes `report.html`, `figures/*.png` and `source_weights.csv` into the folder of a run.
+
+  Args:
+    workdir: the folder; made when missing.
+    title: heading of the page.
+    config: what the run was asked for, shown at the end.
+    records: the records of `writers.read_metrics`. Numbers that this package does not know, such as those of a user's
+      evaluators, are shown too: the last of each in the table, and their course.
+    source: "label" int `[N]`; where label noise was injected "true_label" int `[N]`; and "x", shown
+      if it is pictures (`[N, H, W, 1]` or `[N, H, W, 3]`, uint8 or float) or points (`[N, 2]`).
+    alpha: float `[N]`, the weights, or None for a method that has none; `source` is then not read.
+    summary: the headline numbers by name. Accuracies are fractions, "seconds" is a time.
+    class_names: name of each source label; None shows the numbers.
+
+  Returns:
+    The path of the page.
+
+  Raises:
+    ValueError: alpha and the arrays of `source` differ in length, or a weight is not finite.
+  """
+  from soseleto_jax.report import figures
+
+  workdir = pathlib.Path(workdir)
+  (workdir / "figures").mkdir(parents=True, exist_ok=True)
+  drawn = figures.curves(records)
+  own = {name: figures.series(records, "step", name)[1][-1] for name in figures.own_numbers(records)}
+  page = _template().render(
+    title=title,
+    summary=_table({**own, **summary}),
+    curves=[] if drawn is None else _plots(workdir, curves=drawn),
+    weights=None if alpha is None else _weights(workdir, source, np.asarray(alpha), class_names),
+    config=json.dumps(writers.to_plain(config), indent=2, ensure_ascii=False, default=str),
+  )
+  path = workdir / "report.html"
+  writers.write_text(path, page)
+  return path
+
+
+@functools.cache
+def _template():
+  import jinja2
+
+  folder = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
+  options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+  return jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, **options).get_template(
+    _TEMPLATE
+  )
+
+
+def _weights(workdir, source, alpha, class_names) -> dict[str, Any]:
+  """Writes the list and the figures of the weights; returns what the page shows of them."""
+  from soseleto_jax.report import figures
+
+  label, true_label, x = source["label"], source.get("true_label"), source.get("x")
+  path = workdir / "source_weights.csv"
+  source_weights.write_source_weights(path, alpha, label, true_label)
+  wrong = None if true_label is None else np.asarray(label) != np.asarray(true_label)
+  if wrong is not None and not wrong.any():
+    wrong = true_label = None
+  drawn = {"alpha_histogram": figures.alpha_histogram(alpha, wrong)}
+  if wrong is not None:
+    drawn["retention"] = figures.retention(alpha, wrong)
+  shown = {
+    "count": len(alpha),
+    "at_0": np.sum(alpha <= 0),
+    "at_1": np.sum(alpha >= 1),
+    "file": path.name,
+    "known": true_label is not None,
+    "plots": _plots(workdir, **drawn),
+    "plane": [],
+    "sheets": [],
+  }
+  shape = np.shape(x) if x is not None else ()
+  if len(shape) == 2 and shape[1] == 2:
+    points = x[np.arange(len(x))]  # so that x may be on disk
+    shown["plane"] = _plots(workdir, points=figures.points(points, label, alpha, wrong))
+  elif len(shape) == 4 and shape[3] in (1, 3):
+    shown["sheets"] = _sheets(workdir, x, label, true_label, alpha, class_names)
+  return shown
+
+
+def _sheets(workdir, x, label, true_label, alpha, class_names) -> list[dict[str, Any]]:
+  """Draws the examples of lowest and highest weight; returns their pictures and captions."""
+  from soseleto_jax.report import figure_style, figures
+
+  count = min(_MOST_EXAMPLES, (len(alpha) + 1) // 2)
+  ends = {
+    "lowest": np.argsort(alpha, kind="stable")[:count],
+    "highest": np.argsort(-alpha, kind="stable")[:count],
+  }
+  images = figures.displayable(x[np.concatenate(list(ends.values()))])
+
+  def name(value) -> str:
+    known = class_names is not None and 0 <= value < len(class_names)
+    return str(class_names[int(value)] if known else value)
+
+  sheets = []
+  for (end, rows), pictures in zip(ends.items(), (images[:count], images[count:]), strict=True):
+    tiles = [
+      {
+        "row": row,
+        "uri": _data_uri(figures.png(picture)),
+        "given": name(label[row]),
+        "true": name(true_label[row]) if true_label is not None and true_label[row] != label[row] else None,
+        "weight": f"α = {alpha[row]:.3f}",
+      }
+      for row, picture in zip(rows, pictures, strict=True)
+    ]
+    arrows = ["" if tile["true"] is None else f"\n→ {tile['true']}" for tile in tiles]
+    captions = [f"{tile['given']}{arrow}\n{tile['weight']}" for tile, arrow in zip(tiles, arrows, strict=True)]
+    figure_style.save(figures.example_sheet(pictures, captions), workdir / "figures" / f"{end}.png")
+    sheets.append({"end": end, "tiles": tiles})
+  return sheets
+
+
+def _table(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """Returns label and text of each row."""
+  known = {key: look for key, look in _KNOWN.items() if key in summary}
+  looks = known | {key: (key, "text") for key in summary if key not in known}
+  return [(label, _cell(summary[key], kind)) for key, (label, kind) in looks.items()]
+
+
+def _cell(value: Any, kind: str) -> str:
+  value = writers.to_plain(value)
+  if value is None:
+    return "–"
+  if isinstance(value, bool) or not isinstance(value, (int, float)):
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+  if kind == "percent":
+    return f"{100 * value:.2f} %"
+  if kind == "score":
+    return f"{value:.3f}"
+  if kind == "seconds" and value >= 60:
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+  if kind == "seconds":
+    return f"{value:.1f} s"
+  return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _plots(workdir: pathlib.Path, **drawn: Figure) -> list[dict[str, Any]]:
+  """Saves figures; returns what the page needs in order to show them."""
+  from soseleto_jax.report import figure_style
+
+  plots = []
+  for name, figure in drawn.items():
+    path = workdir / "figures" / f"{name}.png"
+    figure_style.save(figure, path)
+    wide = figure.get_figwidth() > 6
+    plots.append({"name": name.replace("_", " "), "uri": _data_uri(path.read_bytes()), "wide": wide})
+  return plots
+
+
+def _data_uri(png: bytes) -> str:
+  return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

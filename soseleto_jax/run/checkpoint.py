@@ -1,0 +1,233 @@
+"""Checkpoints of a run, by Orbax: the train state and the host's side of the loop."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from soseleto_jax.core.train_state import TrainState
+from soseleto_jax.run import fingerprint, processes
+
+_LOGGER = logging.getLogger(__name__)
+_ASIDE = ".damaged"
+
+
+class Checkpoints:
+  """The checkpoints of a run's folder, newest last; a context manager that waits for the last save.
+
+  Saves are asynchronous and atomic: a step's folder has its name once it is whole. Beside the state lie checksums of
+  every array, which `restore` compares. Each process writes and reads the shards that its devices hold; `alpha` may be
+  restored onto another number of them. Nothing here unpickles: the files are JSON and arrays.
+  """
+
+  def __init__(self, workdir: str | pathlib.Path, *, max_to_keep: int, num_source: int):
+    """Opens `workdir/checkpoints`, made if it is not there, and clears what unfinished saves left in it.
+
+    Args:
+      workdir: the run's folder; no other run may be using it.
+      max_to_keep: how many of the newest checkpoints stay; the best one stays as well.
+      num_source: N, the length of `alpha` without padding.
+    """
+    self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+    self._num_source = num_source
+    self._kept = _NewestAndBest(max_to_keep)
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=self._kept,
+        create=True,
+        cleanup_tmp_directories=True,
+        # A folder that cannot be made in the background would leave those that write to it waiting for minutes.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+      ),
+      item_names=("state", "loop"),
+    )
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, kind, *exc_info) -> None:
+    try:
+      self.wait()
+    except OSError as error:
+      if kind is None:
+        raise
+      _LOGGER.error("%s", error)  # what stopped the run is the news
+    finally:
+      self._manager.close()
+
+  @property
+  def steps(self) -> list[int]:
+    """The steps that were saved, oldest first; the last one may still be on its way to the disk."""
+    return list(self._manager.all_steps())
+
+  @property
+  def latest_step(self) -> int | None:
+    """The newest of `steps`, or None."""
+    return self._manager.latest_step()
+
+  def wait(self) -> None:
+    """Returns when what was saved is on disk.
+
+    Raises:
+      OSError: the last save failed; the checkpoints before it are as they were.
+    """
+    with self._failures():
+      self._manager.wait_until_finished()
+
+  def save(self, state: TrainState, loop: dict[str, Any], best_step: int | None = None) -> None:
+    """Saves a state, with a JSON-like dict beside it; returns once the arrays are copied.
+
+    Args:
+      state: the state of the step, as it lies on its devices.
+      loop: what else a run needs in order to go on.
+      best_step: the step whose checkpoint stays however old it is.
+
+    Raises:
+      OSError: this save or the one before failed; the checkpoints before it are as they were.
+    """
+    step = int(state.step)
+    if step == self.latest_step:
+      return
+    checksums = self._checksums(state)
+    arrays = {path: [kind, checksums[path]] for path, kind in self._describe(state).items()}
+    self._kept.best_step = best_step
+    with self._failures():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(_sealed({"loop": loop, "arrays": arrays}))
+        ),
+      )
+
+  def restore(self, like: TrainState | Callable[[int], TrainState]) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the newest state that is undamaged, placed as `like` is, and the dict that was saved with it.
+
+    Newer ones that are damaged are named in the log and set aside, under another name, so that the run saves these
+    steps again.
+
+    Args:
+      like: a state with the same shapes and dtypes, but for the padding of `alpha`, which is taken from it; or a
+        function of the step that returns one.
+
+    Raises:
+      ValueError: what was saved has other arrays, such as another number of source examples.
+      RuntimeError: all checkpoints are damaged.
+    """
+    damaged = {}
+    for step in reversed(self.steps):
+      try:
+        state, loop = self._read(step, like(step) if callable(like) else like)
+      except _Damaged as error:
+        damaged[step] = str(error)
+        continue
+      for bad, what in damaged.items():
+        aside = self._set_aside(bad)
+        _LOGGER.warning(
+          "the checkpoint of step %d is damaged: %s. It is now %s; going on from step %d", bad, what, aside, step
+        )
+      return state, loop
+    found = "; ".join(f"step {step}: {what}" for step, what in damaged.items())
+    raise RuntimeError(
+      f"{self.directory}: no checkpoint can be used ({found}). Put back a copy of one, "
+      "or choose another --workdir to start from the beginning"
+    )
+
+  def _read(self, step, like):
+    loop, arrays = _opened(self._read_item(step, "loop", ocp.args.JsonRestore()))
+    here = self._describe(like)
+    for path in sorted(here.keys() | arrays.keys()):
+      saved, _ = arrays.get(path, ("no such array", None))
+      if saved != here.get(path):
+        raise ValueError(
+          f"{self.directory}, step {step}: state{path} is {saved}, but {here.get(path, 'no such array')} here; "
+          "choose another --workdir, or the data and network of that run"
+        )
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+    # Not strict: alpha may be padded to another length.
+    state = self._read_item(step, "state", ocp.args.StandardRestore(abstract, strict=False))
+    for path, checksum in self._checksums(state).items():
+      if checksum != arrays[path][1]:
+        raise _Damaged(f"state{path} does not have the checksum that it was saved with")
+    return state.replace(alpha=self._with_padding(state.alpha, like.alpha)), loop
+
+  def _describe(self, state):
+    return fingerprint.describe(state.replace(alpha=jax.ShapeDtypeStruct((self._num_source,), state.alpha.dtype)))
+
+  def _checksums(self, state):
+    return fingerprint.checksums(state.replace(alpha=self._with_padding(state.alpha, jnp.zeros_like(state.alpha))))
+
+  def _with_padding(self, alpha, padded):
+    """Returns `alpha` with the elements of `padded` in the rows that no example owns."""
+    return _padder(alpha.sharding)(alpha, padded, self._num_source)
+
+  def _read_item(self, step, name, how):
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+    except Exception as error:  # whatever a reader makes of broken files
+      raise _Damaged(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
+
+  def _set_aside(self, step):
+    aside = self.directory / f"{step}{_ASIDE}"
+    if processes.is_main():
+      shutil.rmtree(aside, ignore_errors=True)
+      (self.directory / str(step)).rename(aside)
+    processes.wait_for_all()
+    self._manager.reload()
+    return aside
+
+  @contextlib.contextmanager
+  def _failures(self):
+    try:
+      yield
+    except Exception as error:  # of whatever library the saving thread met it in
+      self._manager.reload()  # it has forgotten what the new one was to replace
+      raise OSError(f"a checkpoint could not be written: {error}") from error
+
+
+@functools.cache
+def _padder(sharding):
+  """Compiles `Checkpoints._with_padding` once for all saves."""
+  pad = lambda alpha, padded, num_source: jnp.where(jnp.arange(len(alpha)) < num_source, alpha, padded)
+  return jax.jit(pad, out_shardings=sharding)
+
+
+class _Damaged(Exception):
+  """What is wrong with a checkpoint."""
+
+
+def _sealed(content):
+  return {"content": content, "sha256": _digest(content)}
+
+
+def _opened(sealed):
+  """Returns the content of `_sealed`, if it is what was put in."""
+  if not isinstance(sealed, dict) or sealed.get("sha256") != _digest(sealed.get("content")):
+    raise _Damaged("loop does not have the checksum that it was saved with")
+  return sealed["content"]["loop"], sealed["content"]["arrays"]
+
+
+def _digest(content):
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class _NewestAndBest:
+  """Orbax's preservation policy: the newest few and the best one."""
+
+  def __init__(self, count):
+    self._count = count
+    self.best_step = None
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    old = len(checkpoints) - self._count
+    return [number >= old or info.step == self.best_step for number, info in enumerate(checkpoints)]

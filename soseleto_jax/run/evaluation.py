@@ -1,0 +1,72 @@
+"""Accuracy and loss of a network over a whole set."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from soseleto_jax.core import arrays
+from soseleto_jax.core.sharding import AXIS
+from soseleto_jax.data.normalization import Normalization
+
+Predict = Callable[[Any], np.ndarray]  # inputs as they are stored [N, ...] -> logits [N, K]
+
+
+class Evaluator:
+  """Evaluates one network on sets that live on the devices, each example counted once."""
+
+  def __init__(
+    self,
+    predict: Callable[[Any, Any, jax.Array], jax.Array],
+    normalization: Normalization,
+    batch_size: int,
+    mesh: Mesh,
+  ):
+    """Sets the evaluator up.
+
+    Args:
+      predict: `(params, model_state, x) -> logits [B, K]`.
+      normalization: of the sets' pixels.
+      batch_size: examples at a time; rounded up to a multiple of the devices.
+      mesh: with an axis "data", which batches are split over.
+    """
+    self._batch_size = batch_size + -batch_size % mesh.shape[AXIS]
+    self._split = NamedSharding(mesh, P(AXIS))
+
+    def logits_of(params, model_state, x):
+      return predict(params, model_state, normalization.apply(x))
+
+    @jax.jit
+    def sums(params, model_state, data, index, mask):
+      logits = logits_of(params, model_state, data["x"][index])
+      label = data["label"][index]
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+      correct = jnp.argmax(logits, axis=-1) == label
+      return jnp.sum(losses, where=mask), jnp.sum(correct, where=mask)
+
+    self._logits, self._sums = jax.jit(logits_of), sums
+
+  def __call__(self, params: Any, model_state: Any, data: Mapping[str, jax.Array]) -> dict[str, float]:
+    """Returns "accuracy", a fraction, and "loss", the mean cross-entropy, over all of `data`: "x" and "label"."""
+    num_examples = len(data["label"])
+    totals = []
+    for start in range(0, num_examples, self._batch_size):
+      rows = np.arange(start, start + self._batch_size, dtype=np.int32)
+      index, mask = arrays.put((np.minimum(rows, num_examples - 1), rows < num_examples), self._split)
+      totals.append(self._sums(params, model_state, data, index, mask))
+    loss, correct = np.sum(np.asarray(jax.device_get(totals), np.float64), axis=0)
+    return {"accuracy": float(correct / num_examples), "loss": float(loss / num_examples)}
+
+  def predict(self, params: Any, model_state: Any, x: Any) -> np.ndarray:
+    """Returns the logits `[N, K]` of inputs as they are stored, in memory or on disk; every process has to call it."""
+    parts = []
+    for start in range(0, len(x), self._batch_size):
+      rows = np.minimum(np.arange(start, start + self._batch_size), len(x) - 1)
+      part = arrays.put(np.asarray(x[rows]), self._split)
+      parts.append(arrays.gather(self._logits(params, model_state, part))[: len(x) - start])
+    return np.concatenate(parts)

@@ -1,0 +1,321 @@
+"""An experiment made ready to run: data on the devices, network, method and compiled steps."""
+
+import collections
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from soseleto_jax.core import arrays, nonfinite, sharding
+from soseleto_jax.core.train_state import TrainState, init_train_state
+from soseleto_jax.data import lazy
+from soseleto_jax.data.selection import Examples
+from soseleto_jax.data.task import Task
+from soseleto_jax.feed.preparation import make_preparations
+from soseleto_jax.feed.resident import Resident, put_set
+from soseleto_jax.feed.sampling import EpochSampler, TargetSampler
+from soseleto_jax.feed.streaming import Streaming
+from soseleto_jax.methods.base import MakeMethod, Phase, Setup, make_method
+from soseleto_jax.models import make_network
+from soseleto_jax.models.losses import predict_fn
+from soseleto_jax.models.network import as_network
+from soseleto_jax.models.pretrained import load_params, start_from
+from soseleto_jax.report import source_weights
+from soseleto_jax.run.evaluation import Evaluator, Predict
+
+_LOGGER = logging.getLogger(__name__)
+_AUGMENTATION = 2**31  # keeps the keys of augmentation apart from those of the step
+
+Evaluate = Callable[[Predict, Mapping[str, Examples]], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+  """What a caller gives in place of what the config names; None is the config's.
+
+  Attributes:
+    network: see `soseleto_jax.models.network.as_network`.
+    params: a pytree, or the folder of an Orbax checkpoint: see `soseleto_jax.models.pretrained.start_from`.
+    augment: {"source": f, "target": g}, either or both, f(key, x [B, H, W, C]) -> x, before normalisation.
+    optimizer: any optax transformation.
+    method: `(setup, **config.method_options) -> Method`.
+    evaluators: `f(predict, sets) -> {name: number}`: see `soseleto_jax.train.train_and_evaluate`.
+  """
+
+  network: Any = None
+  params: Any = None
+  augment: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None
+  optimizer: optax.GradientTransformation | None = None
+  method: MakeMethod | None = None
+  evaluators: Sequence[Evaluate] = ()
+
+  def names(self) -> dict[str, str]:
+    """Returns what was given, by name: two runs with other names do not compute the same."""
+    doors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[:-1]}
+    return {door: _name(value) for door, value in doors.items() if value is not None}
+
+
+class Experiment:
+  """A config with its task, on a mesh of all devices.
+
+  Attributes:
+    method: how it is trained.
+    num_steps: steps of all phases.
+    steps_per_epoch: steps of one pass over the source.
+  """
+
+  def __init__(self, config: ConfigDict, task: Task, given: Given = Given()):
+    """Builds the network and puts the data on the devices; compiles nothing yet."""
+    _check_fit(config, task)
+    self.config, self.task = config, task
+    self._evaluators = tuple(given.evaluators)
+    self._mesh = sharding.make_mesh()
+    self._replicated = NamedSharding(self._mesh, P())
+    self._samplers = {
+      "source": EpochSampler(task.num_source, config.batch_size, config.seed),
+      "target": TargetSampler(task.target["label"], config.target_batch_size, config.seed, config.target_balanced),
+    }
+    self._preparations = make_preparations(task, config.augment, given.augment)
+    self.steps_per_epoch = self._samplers["source"].steps_per_epoch
+    self._setup = self._make_setup(given)
+    self.method = make_method(self._setup, given.method)
+    self.num_steps = self.method.num_steps
+    self._steps = {phase: self._careful(phase.step) for phase in self.method.phases}
+
+    self._evaluator = Evaluator(
+      self.method.predict or predict_fn(self._setup.network, head=self._setup.head("target")),
+      task.target_normalization,
+      config.eval_batch_size,
+      self._mesh,
+    )
+    held_out = {"validation": task.validation, "test": task.test}
+    self._held_out = {name: examples for name, examples in held_out.items() if examples is not None}
+    self._data = {name: put_set(examples, self._mesh) for name, examples in self._held_out.items()}
+    self._feeds = {
+      name: self._feed(name, max(phase.num_steps for phase in self.method.phases if name in phase.step.sets))
+      for name in dict.fromkeys(name for phase in self.method.phases for name in phase.step.sets)
+    }
+    self._dispatch = functools.cache(self._compile)
+    self._find_faulty = functools.cache(self._compile_find_faulty)
+    self._fed = collections.deque(maxlen=2)  # a dispatch's metrics are read once the next one is on its way
+
+  def _make_setup(self, given):
+    config, task = self.config, self.task
+    classes = {"source": task.num_source_classes, "target": task.num_target_classes}
+    num_classes = task.num_target_classes if task.shared_classes else classes
+    if given.network is None:
+      network = make_network(config.model.to_dict(), num_classes, seed=config.seed)
+    else:
+      network = as_network(given.network, num_classes)
+    x = jnp.zeros((1, *task.source["x"].shape[1:]), jnp.float32)
+    params, model_state = network.init(jax.random.key(config.seed), x)
+    if given.params is not None:
+      start = load_params(given.params) if isinstance(given.params, (str, os.PathLike)) else given.params
+      params, model_state = start_from(start, params, model_state)
+    return Setup(
+      config,
+      network,
+      task,
+      params,
+      model_state,
+      self.steps_per_epoch,
+      sharding.AXIS,
+      given.optimizer,
+      self._preparations,
+    )
+
+  def _careful(self, step):
+    """Returns the step as the config wants it about rows that are not finite."""
+    if self.config.on_nonfinite == "stop":
+      return step
+    if not step.losses:
+      _LOGGER.warning("the method's step names no losses: config.on_nonfinite='skip' cannot find rows at fault for it")
+      return step
+    return nonfinite.skip_nonfinite(step)
+
+  def initial_state(self) -> TrainState:
+    """Returns the state at step 0, on one device."""
+    return init_train_state(
+      self.method.init(self._setup.params),
+      self.method.phases[0].step.optimizer,
+      self.task.num_source,
+      alpha_init=self.method.alpha_init,
+      model_state=self._setup.model_state,
+      seed=self.config.seed,
+    )
+
+  def place(self, state: TrainState) -> TrainState:
+    """Puts a state on the mesh, `alpha` split over its devices."""
+    return sharding.shard_train_state(state, self._mesh, self.config.shard_params)
+
+  def state_like(self, step: int) -> TrainState:
+    """Returns a state, placed, with the arrays of one after `step` steps: each phase has an optimizer of its own."""
+    state = self.place(self.initial_state())
+    phase, start = self._phase_at(max(step - 1, 0))
+    return self._place_optimizer(phase.step.optimizer, state) if start else state
+
+  def advance(self, state: TrainState, step: int, limit: int) -> tuple[TrainState, int, dict[str, jax.Array]]:
+    """Takes one or several steps in one dispatch, none past `limit` or the end of a phase.
+
+    Args:
+      state: placed by `place`; donated.
+      step: its step.
+      limit: a later step.
+
+    Returns:
+      The new state, how many steps were taken, K, and their metrics, arrays `[K]`, not waited for.
+    """
+    phase, start = self._phase_at(step)
+    if step == start > 0:  # opt_state depends on params alone, so that a run resumed here repeats it
+      state = self._place_optimizer(phase.step.optimizer, state)
+    count = min(self._steps_per_call(), limit - step, start + phase.num_steps - step)
+    batches = {name: self._feeds[name].batches(step - start, count) for name in phase.step.sets}
+    self._fed.append((step, batches))
+    state, metrics = self._dispatch(phase, count)(state, batches)
+    return state, count, metrics
+
+  def feed_state(self) -> Any:
+    """Returns how far the source was read, JSON-like: what `restore_feed` takes."""
+    return self._feeds["source"].state() if "source" in self._feeds else None
+
+  def restore_feed(self, state: Any, step: int) -> None:
+    """Goes on reading the source from where `feed_state` was called, at a step.
+
+    Raises:
+      ValueError: the state belongs to another step.
+    """
+    if "source" in self._feeds:
+      self._feeds["source"].restore(state, self._source_position(step))
+
+  def faulty_examples(self, state: TrainState, step: int) -> dict[str, list[int]]:
+    """Finds the examples that make a step of the last two dispatches not finite, see `nonfinite.faulty_rows`.
+
+    Args:
+      state: placed by `place`, with finite parameters; not donated.
+      step: the step's own number: that of the state before it, plus 1.
+
+    Returns:
+      Their indices in each set that the step draws from.
+    """
+    phase, _ = self._phase_at(step - 1)
+    first, batches = next(fed for fed in reversed(self._fed) if fed[0] < step)
+    found = jax.device_get(self._find_faulty(phase)(state, jax.tree.map(lambda part: part[step - 1 - first], batches)))
+    pairs = zip(phase.step.sets, found, strict=False)
+    return {name: np.unique(index[faulty]).tolist() for name, (index, faulty) in pairs}
+
+  def evaluate(self, state: TrainState) -> dict[str, float]:
+    """Returns accuracy and loss on validation (if there is one) and test, and what `alpha` shows by now."""
+    record, params = {}, jax.device_put(state.params, self._replicated)
+    for name, data in self._data.items():
+      values = self._evaluator(params, state.model_state, data)
+      record |= {f"{name}_{key}": value for key, value in values.items()}
+    predict = functools.partial(self._evaluator.predict, params, state.model_state)
+    for evaluate in self._evaluators:
+      record |= {name: float(value) for name, value in evaluate(predict, self._held_out).items()}
+    return record | self.alpha_statistics(self.alpha(state))
+
+  def alpha(self, state: TrainState) -> np.ndarray:
+    """Returns the weights on the host, float32 `[N]`; every process has to call it."""
+    return arrays.gather(state.alpha)[: self.task.num_source]
+
+  def alpha_statistics(self, alpha: np.ndarray) -> dict[str, float]:
+    """Returns how well `alpha` tells wrong labels from right ones; {} where that is not known or not learned."""
+    if not self.method.uses_alpha or "true_label" not in self.task.source:
+      return {}
+    return source_weights.detection(alpha, self.task.source["label"] != self.task.source["true_label"])
+
+  def _source_position(self, step):
+    """Returns how many batches of the source the phase that read them last has had at a step; each starts anew."""
+    start = position = 0
+    for phase in self.method.phases:
+      if "source" in phase.step.sets and start < step:
+        position = min(step - start, phase.num_steps)
+      start += phase.num_steps
+    return position
+
+  def _feed(self, name, num_steps):
+    examples, sampler = getattr(self.task, name), self._samplers[name]
+    if name == "source" and lazy.streams(examples["x"], self.config.data.feed, jax.process_count()):
+      return Streaming(examples, sampler, num_steps, self._mesh)
+    return Resident(examples, sampler, self._mesh)
+
+  def _place_optimizer(self, optimizer, state):
+    """Returns the state with the optimizer at its start."""
+    abstract = state.replace(opt_state=jax.eval_shape(optimizer.init, state.params))
+    shardings = sharding.state_shardings(abstract, self._mesh, self.config.shard_params)
+    return state.replace(opt_state=jax.jit(optimizer.init, out_shardings=shardings.opt_state)(state.params))
+
+  def _steps_per_call(self):
+    # Convolutions in a loop are slow on CPU, where a dispatch costs nothing beside them.
+    return self.config.steps_per_call or (1 if jax.default_backend() == "cpu" else 20)
+
+  def _phase_at(self, step) -> tuple[Phase, int]:
+    start = 0
+    for phase in self.method.phases:
+      if step < start + phase.num_steps:
+        return phase, start
+      start += phase.num_steps
+    raise ValueError(f"step {step} of {self.num_steps}: the run is over")
+
+  def _prepare(self, phase, state, batches):
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
+    return [
+      self._preparations[name](batches[name], jax.random.fold_in(key, number))
+      for number, name in enumerate(phase.step.sets)
+    ]
+
+  def _compile_find_faulty(self, phase):
+    def find(state, batches):
+      batches = self._prepare(phase, state, batches)
+      found = nonfinite.faulty_rows(phase.step.losses, state, *batches) if phase.step.losses else []
+      return [(batch["index"], faulty) for batch, faulty in zip(batches, found, strict=False)]  # padding's index too
+
+    return jax.jit(find, out_shardings=self._replicated)
+
+  def _compile(self, phase, count):
+    own = self._steps[phase]
+
+    def gradients(state, batches):
+      gradient, state, metrics = own.gradients(state, *self._prepare(phase, state, batches))
+      if "loss" in metrics:  # plain training; named after the set that it is on, as in the other steps
+        metrics[f"{own.sets[0]}_loss"] = metrics.pop("loss")
+      return gradient, state, metrics
+
+    step = dataclasses.replace(own, gradients=gradients)
+    one = sharding.map_over_devices(step, self._mesh, (P(sharding.AXIS),), self.config.shard_params)
+
+    def several(state, batches):
+      if count == 1:
+        state, metrics = one(state, jax.tree.map(lambda part: part[0], batches))
+        return state, jax.tree.map(lambda metric: metric[None], metrics)
+      return jax.lax.scan(one, state, batches)
+
+    return jax.jit(several, donate_argnums=0)
+
+
+def _check_fit(config, task):
+  if task.shared_classes != config.data.shared_classes:
+    raise ValueError(
+      f"config.data.shared_classes={config.data.shared_classes} but task.shared_classes={task.shared_classes}: "
+      "give the config the task's"
+    )
+
+
+def _name(value):
+  """What to call an object given by a caller."""
+  if isinstance(value, (str, os.PathLike)):
+    return str(value)
+  if isinstance(value, Mapping):
+    return ", ".join(f"{key}: {_name(item)}" for key, item in sorted(value.items()) if callable(item)) or "a pytree"
+  named = value if hasattr(value, "__qualname__") else type(value)
+  return f"{named.__module__}.{named.__qualname__}"

@@ -1,0 +1,466 @@
+"""8 devices compute what one does, however the step is mapped over them."""
+
+import contextlib
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from soseleto_jax import (
+  TrainState,
+  center_by_class,
+  init_train_state,
+  make_mesh,
+  make_plain_step,
+  make_train_step,
+  orthogonal,
+  shard_train_state,
+  shard_train_step,
+  standardize,
+)
+from soseleto_jax.core import sharding
+from tests import problems
+
+D = 8
+N, B, T = 13, 11, 5  # 8 divides none of them
+PADDED_N = 16
+
+
+@pytest.fixture(autouse=True)
+def split_small_parameters(monkeypatch):
+  monkeypatch.setattr(sharding, "MIN_SPLIT_SIZE", 8)
+
+
+class _Cnn(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.Conv(8, (3, 3))(x))
+    x = nn.tanh(nn.Conv(4, (3, 3), strides=2)(x))
+    return nn.Dense(problems.CLASSES)(x.reshape(x.shape[0], -1))
+
+
+def _cnn_loss(params, batch, rng):
+  logits = _Cnn().apply({"params": params}, batch["x"])
+  return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+
+
+@functools.cache
+def _network(name):
+  """Loss, parameters and the shape of an input."""
+  if name == "mlp":
+    return problems.tanh_loss(), problems.tanh_params(), (problems.FEATURES,)
+  shape = (6, 6, 2)
+  return _cnn_loss, problems.jit(_Cnn().init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"], shape
+
+
+def _foreign_index(seed):
+  """Rows of `alpha`, two of them the same, none on the device of the example that owns it."""
+  device = np.arange(B) // (PADDED_N // D)
+  rng = np.random.default_rng(seed)
+  while True:
+    index = rng.permutation(N)[:B].astype(np.int32)
+    index[B - 1] = index[0]
+    if np.all(index // (PADDED_N // D) != device):
+      return index
+
+
+def _batches(shape, steps=12):
+  for seed in range(steps):
+    yield problems.batch(seed, B, shape=shape, index=_foreign_index(seed)), problems.batch(10 + seed, T, shape=shape)
+
+
+def _padded(batch, size):
+  """What a caller does who maps the step himself: copies of row 0 under a mask."""
+  count = len(batch["label"])
+  rows = np.where(np.arange(size) < count, np.arange(size), 0)
+  return {name: value[rows] for name, value in batch.items()} | {"mask": np.arange(size) < count}
+
+
+def _specs(axis):
+  return TrainState(step=P(), params=P(), opt_state=P(), alpha=P(axis), model_state=P(), seed=P())
+
+
+# Each makes `step` for one way to map over devices: axis name of the step, placement of a state, and the mapped step.
+
+
+def _by_shard_train_step(make_step, **options):
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  step = problems.jit(shard_train_step(make_step("data"), mesh, **options))
+  return step, lambda state: shard_train_state(state, mesh, **options)
+
+
+def _by_own_shard_map(check_vma):
+  def wrap(make_step):
+    devices = np.asarray(jax.devices("cpu")[:D]).reshape(D // 2, 2)
+    mesh = Mesh(devices, ("rows", "model"), axis_types=(AxisType.Auto,) * 2)
+    split = P(("rows", "model"))
+    specs = _specs(("rows", "model"))
+    mapped = jax.shard_map(
+      make_step(("rows", "model")),
+      mesh=mesh,
+      in_specs=(specs, split, split),
+      out_specs=(specs, P()),
+      check_vma=check_vma,
+    )
+    return _padding(problems.jit(mapped)), _pad_alpha
+
+  return wrap
+
+
+def _by_pmap(make_step):
+  axes = jax.tree.map(lambda spec: 0 if spec == P("i") else None, _specs("i"), is_leaf=lambda x: isinstance(x, P))
+  devices = jax.devices("cpu")[:D]
+  mapped = jax.pmap(make_step("i"), axis_name="i", in_axes=(axes, 0, 0), out_axes=(axes, None), devices=devices)
+  mapped = problems.jit(mapped)
+
+  def step(state, *batches):
+    cut = lambda leaf: leaf.reshape(D, -1, *leaf.shape[1:])
+    state, metrics = mapped(state.replace(alpha=cut(state.alpha)), *jax.tree.map(cut, batches))
+    return state.replace(alpha=state.alpha.reshape(-1)), metrics
+
+  return _padding(step), _pad_alpha
+
+
+def _padding(step):
+  return lambda state, source, target: step(state, _padded(source, 2 * D), _padded(target, D))
+
+
+def _pad_alpha(state):
+  return state.replace(alpha=jnp.pad(state.alpha, (0, PADDED_N - N)))
+
+
+MAPPINGS = {
+  "shard_train_step": _by_shard_train_step,
+  "shard_params": functools.partial(_by_shard_train_step, shard_params=True),
+  "shard_map": _by_own_shard_map(check_vma=True),
+  "shard_map_unchecked": _by_own_shard_map(check_vma=False),
+  "pmap": _by_pmap,
+}
+
+
+OPTIONS = {
+  "jvp": {},
+  "vmap_grad": {"contraction": "vmap_grad"},
+  "ahead": {"alpha_first": True, "lookahead": 0.3, "alignment_transform": standardize()},
+  "every": {
+    "contraction": "vmap_grad",
+    "microbatch_size": 1,
+    "alpha_first": True,
+    "lookahead": 0.3,
+    "target_params": {"w": False, "b": False, "classifier": True},
+    "alignment_params": {"w": True, "b": False, "classifier": True},
+    "alignment_direction": orthogonal,
+    "alignment_transform": [center_by_class(problems.CLASSES), standardize()],
+  },
+}
+
+
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.3), optax.adam(0.01))
+
+
+def _start(network):
+  _, params, _ = _network(network)
+  alpha = np.random.default_rng(5).uniform(size=N).astype(np.float32)
+  return init_train_state(params, OPTIMIZER, N, alpha_init=alpha)
+
+
+def _make_step(network, options, axis_name):
+  loss, _, _ = _network(network)
+  return make_train_step(loss, loss, OPTIMIZER, alpha_step_size=0.3, axis_name=axis_name, **OPTIONS[options])
+
+
+@functools.cache
+def _one_device(network, options):
+  """States and metrics of each step."""
+  state, step, results = _start(network), problems.jit(_make_step(network, options, None)), []
+  for source, target in _batches(_network(network)[2]):
+    state, metrics = step(state, source, target)
+    results.append((state, metrics))
+  assert any(metrics["grad_norm"] > 0.3 for _, metrics in results)  # which is clipped
+  moved = np.abs(np.asarray(state.alpha) - np.asarray(_start(network).alpha))
+  assert np.sum(moved > 0.01) > N // 2
+  return results
+
+
+@pytest.mark.parametrize(
+  "mapping, network, options",
+  [
+    *((mapping, "mlp", options) for mapping in MAPPINGS for options in ("jvp", "vmap_grad")),
+    *((mapping, "mlp", "every") for mapping in ("shard_train_step", "pmap")),
+    ("shard_train_step", "cnn", "jvp"),
+    ("shard_train_step", "cnn", "vmap_grad"),
+    ("shard_map_unchecked", "cnn", "vmap_grad"),
+    ("shard_params", "cnn", "jvp"),
+    ("shard_params", "cnn", "ahead"),
+  ],
+)
+def test_8_devices_equal_1(mapping, network, options):
+  step, place = MAPPINGS[mapping](lambda axis_name: _make_step(network, options, axis_name))
+  state = place(_start(network))
+  padding = np.asarray(state.alpha)[N:]
+  for batches, expected in zip(_batches(_network(network)[2]), _one_device(network, options), strict=True):
+    state, metrics = step(state, *batches)
+    problems.assert_same_bits(np.asarray(state.alpha)[N:], padding)
+    problems.assert_close((state.replace(alpha=state.alpha[:N]), metrics), expected, rtol=1e-4, atol=1e-5)
+
+
+_EXPLICIT = lambda devices: jax.make_mesh((2, 4), ("model", "data"), devices=devices)
+_AUTO = lambda devices: jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+@pytest.mark.parametrize(
+  "mesh, in_use",
+  [(_EXPLICIT, False), (_EXPLICIT, True), (_AUTO, True), (lambda devices: make_mesh(devices[:3]), False)],
+  ids=["explicit", "explicit_in_use", "auto_in_use", "3_devices"],
+)
+@pytest.mark.parametrize("shard_params", [False, True])
+def test_any_mesh_with_an_axis_data(mesh, in_use, shard_params):
+  """Whatever `jax.make_mesh` makes of its axes, also after `jax.set_mesh`, and however batches are placed."""
+  mesh = mesh(jax.devices("cpu")[:D])
+  optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1, momentum=0.9))
+  make_step = lambda axis_name: make_train_step(
+    problems.tanh_loss(), problems.tanh_loss(), optimizer, alpha_step_size=0.3, axis_name=axis_name
+  )
+  single = init_train_state(problems.tanh_params(), optimizer, N)
+  step, single_step = shard_train_step(make_step("data"), mesh, shard_params), problems.jit(make_step(None))
+  step = problems.jit(step)
+  state = shard_train_state(single, mesh, shard_params)
+  shardings = _shardings(state)
+  assert shardings.alpha == NamedSharding(mesh, P("data"))
+  assert shardings.params["w"].is_fully_replicated != (shard_params and mesh.shape["data"] == 4)
+  assert shardings.params["classifier"].is_fully_replicated != (shard_params and mesh.shape["data"] == 3)
+  (source, target), (placed_source, placed_target) = _batches((problems.FEATURES,), steps=2)
+  with jax.set_mesh(mesh) if in_use else contextlib.nullcontext():
+    state, _ = step(state, source, target)
+    state, _ = step(state, jax.device_put(placed_source, NamedSharding(mesh, P())), placed_target)
+  single, _ = single_step(single, source, target)
+  single, _ = single_step(single, placed_source, placed_target)
+  same = lambda place, leaf: place.is_equivalent_to(leaf.sharding, leaf.ndim)
+  assert all(jax.tree.leaves(jax.tree.map(same, shardings, state)))
+  np.testing.assert_allclose(np.asarray(state.alpha)[:N], single.alpha, rtol=1e-4, atol=1e-5)
+  problems.assert_close(state.params, single.params, rtol=1e-4)
+
+
+def _shardings(state):
+  return jax.tree.map(lambda leaf: leaf.sharding, state)
+
+
+def _sharded(loss=None, optimizer=None, devices=D, shard_params=False, **options):
+  loss, optimizer = loss or problems.tanh_loss(), optimizer or optax.adam(0.1)
+  mesh = make_mesh(jax.devices("cpu")[:devices])
+  step = make_train_step(loss, loss, optimizer, alpha_step_size=0.3, axis_name="data")
+  step = shard_train_step(step, mesh, shard_params)
+  return init_train_state(problems.tanh_params(), optimizer, N, **options), mesh, step
+
+
+@pytest.mark.parametrize("shard_params, split", [(False, {"alpha"}), (True, {"alpha", "w", "mu w", "nu w"})])
+def test_shardings_stay_and_copies_survive_donation(shard_params, split):
+  before, mesh, step = _sharded(devices=4, shard_params=shard_params)
+  as_numpy = jax.tree.map(np.array, before)
+  first, second = (shard_train_state(state, mesh, shard_params) for state in (before, as_numpy))
+  shardings = _shardings(first)
+  assert shardings.alpha == NamedSharding(mesh, P("data"))
+  assert [shard.data.shape for shard in first.alpha.addressable_shards] == [(PADDED_N // 4,)] * 4
+  leaves = {"alpha": first.alpha} | first.params
+  leaves |= {f"mu {k}": v for k, v in first.opt_state[0].mu.items()}
+  leaves |= {f"nu {k}": v for k, v in first.opt_state[0].nu.items()}
+  assert {name for name, leaf in leaves.items() if not leaf.sharding.is_fully_replicated} == split
+  assert {leaves[name].addressable_shards[0].data.shape for name in split - {"alpha"}} <= {(1, problems.HIDDEN)}
+  problems.assert_same_bits(first, second)
+
+  source, target = next(_batches((problems.FEATURES,)))
+  state = first
+  for _ in range(2):
+    state, _ = step(state, source, target)
+    assert _shardings(state) == shardings
+  assert all(leaf.is_deleted() for leaf in leaves.values())
+  problems.assert_same_bits(before, as_numpy)
+  problems.assert_same_bits(second, shard_train_state(before, mesh, shard_params))
+
+  # The same where nothing needs padding or moving: one device.
+  mesh = make_mesh(jax.devices("cpu")[:1])
+  donated = shard_train_state(before, mesh, shard_params)
+  jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)(donated)
+  assert donated.alpha.is_deleted()
+  problems.assert_same_bits(before, as_numpy)
+
+
+@pytest.mark.parametrize(
+  "shape, spec",
+  [
+    ((128, 128), P("data")),
+    ((8, 4096), P(None, "data")),
+    ((5, 5, 64, 128), P(None, None, None, "data")),
+    ((4099, 16), P(None, "data")),  # 8 divides the shorter axis alone
+    ((16384,), P("data")),
+    ((127, 129), P()),  # too small
+    ((16376,), P()),
+    ((129, 129), P()),  # 8 divides neither
+    ((), P()),
+  ],
+)
+def test_where_a_parameter_is_split(monkeypatch, shape, spec):
+  """Along its longest axis that the devices divide, from 2**14 elements on; its optimizer state likewise."""
+  monkeypatch.undo()
+  optimizer = optax.adafactor(0.1)
+  state = jax.eval_shape(lambda: init_train_state({"w": jnp.zeros(shape)}, optimizer, N, model_state=jnp.zeros(2**14)))
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  shardings = sharding.state_shardings(state, mesh, shard_params=True)
+  assert shardings.params["w"] == NamedSharding(mesh, spec)
+  assert jax.tree.structure(shardings) == jax.tree.structure(state)
+  for leaf, place in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(shardings.opt_state), strict=True):
+    assert place.spec == (spec if leaf.shape == shape else P())
+  assert shardings.alpha.spec == P("data")
+  assert shardings.model_state.spec == P()  # as the step returns it
+  assert all(place.spec == P() for place in jax.tree.leaves(sharding.state_shardings(state, mesh).params))
+
+
+# What the compiled step holds.
+
+_COLLECTIVE = re.compile(
+  r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast)(?:-start)?\("
+)
+
+
+@functools.cache
+def _program(num_source, shard_params, options):
+  """The compiled step of a network of 4 + 3 thousand parameters, and how many it has."""
+  rng = np.random.default_rng(0)
+  params = {"w": rng.normal(size=(4, 1000)), "b": rng.normal(size=1000), "classifier": rng.normal(size=(1000, 3))}
+  params = jax.tree.map(np.float32, params)
+  optimizer = optax.chain(optax.clip_by_global_norm(0.3), optax.adam(0.1))
+  state = init_train_state(params, optimizer, num_source)
+  loss = problems.tanh_loss()
+  step = make_train_step(loss, loss, optimizer, alpha_step_size=0.3, axis_name="data", **dict(options))
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  state = shard_train_state(state, mesh, shard_params)
+  batches = problems.batch(0, 64, index=np.arange(64, dtype=np.int32)), problems.batch(1, 16)
+  return shard_train_step(step, mesh, shard_params).lower(state, *batches).compile()
+
+
+def _collectives(program):
+  """The kind of each collective, and the number of elements of each array that comes out of it."""
+  found = []
+  for shapes, kind in _COLLECTIVE.findall(program.as_text()):
+    shapes = re.findall(r"\w+\[([\d,]*)\]", shapes)
+    found.append((kind, tuple(math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)))
+  return sorted(found)
+
+
+NUM_PARAMS = 8000
+BOTH = pytest.mark.parametrize("shard_params", [False, True])
+
+
+@BOTH
+@pytest.mark.parametrize("options", [(), (("contraction", "vmap_grad"),)], ids=str)
+def test_what_travels(shard_params, options):
+  """Two gradients and a few arrays of the size of the batch; split parameters are gathered once. Nothing else."""
+  found = _collectives(_program(10_000, shard_params, options))
+  total = lambda kind: sum(size for name, sizes in found if name == kind for size in sizes)
+  assert {kind for kind, _ in found} == {"all-reduce", "all-gather", "reduce-scatter"}
+  assert 2 * NUM_PARAMS <= total("all-reduce") <= 2 * NUM_PARAMS + 20
+  gathered = NUM_PARAMS if shard_params else 0
+  assert gathered <= total("all-gather") <= gathered + 2 * 64
+  assert 0 < total("reduce-scatter") <= 2 * 64
+
+
+@BOTH
+def test_the_number_of_examples_costs_its_own_memory_alone(shard_params):
+  """Nothing that travels depends on it, and `alpha` is changed in place: 4 bytes for each example, over 8 devices."""
+  few, many = (_program(num, shard_params, ()) for num in (10_000, 1_000_000))
+  assert _collectives(few) == _collectives(many)
+  few, many = few.memory_analysis(), many.memory_analysis()
+  share = 4 * 990_000 // D
+  assert many.argument_size_in_bytes - few.argument_size_in_bytes == share
+  assert many.alias_size_in_bytes - few.alias_size_in_bytes == share
+  assert many.temp_size_in_bytes == few.temp_size_in_bytes
+
+
+@BOTH
+def test_who_holds_the_parameters(shard_params):
+  """At rest a device has an eighth of `w` and of the classifier, and as much of both moments of Adam."""
+  argument = _program(10_000, shard_params, ()).memory_analysis().argument_size_in_bytes
+  held = 4 * (3 * NUM_PARAMS // (D if shard_params else 1) + 10_000 // D)
+  assert held <= argument <= held + 1000  # the batches
+
+
+def test_rows_that_own_no_weight_are_masked():
+  """Negative indices, those of the padding, and those past it; `alpha` elsewhere keeps its bits."""
+  before, mesh, step = _sharded()
+  step = problems.jit(step)
+  source, target = next(_batches((problems.FEATURES,)))
+  outside, mask = source["index"].copy(), np.ones(B, bool)
+  outside[:6], mask[:6] = [-1, PADDED_N, -PADDED_N, 2**31 - 1, N, PADDED_N - 1], False
+  result = step(shard_train_state(before, mesh), {**source, "index": outside}, target)
+  problems.assert_same_bits(result, step(shard_train_state(before, mesh), {**source, "mask": mask}, target))
+  kept = np.setdiff1d(np.arange(PADDED_N), outside)
+  problems.assert_same_bits(np.asarray(result[0].alpha)[kept], np.pad(before.alpha, (0, 3), constant_values=-1)[kept])
+
+
+def test_one_compilation_for_short_batches_under_a_mask():
+  traces = []
+
+  def loss(*args):
+    traces.append(None)
+    return problems.tanh_loss()(*args)
+
+  before, mesh, step = _sharded(loss)
+  state, counts = shard_train_state(before, mesh), []
+  for size, (source, target) in zip((B, B, 2), _batches((problems.FEATURES,), steps=3), strict=True):
+    state, _ = step(state, {**source, "mask": np.arange(B) < size}, target)
+    counts.append(len(traces))
+  assert counts[0] > 0 and len(set(counts)) == 1
+
+
+def test_model_state_is_averaged_in_its_own_dtype():
+  """A counter stays an integer, and statistics become the mean of the devices'."""
+
+  def loss(params, batch, rng, model_state):
+    new_state = {"mean": jnp.mean(batch["x"]), "calls": model_state["calls"] + 1}
+    return problems.tanh_loss()(params, batch, rng), new_state
+
+  before, mesh, step = _sharded(loss, model_state={"mean": jnp.float32(0), "calls": jnp.int32(4)})
+  source, target = (problems.batch(seed, 2 * D) for seed in (0, 1))
+  source["index"] = np.arange(2 * D, dtype=np.int32) % N
+  state, _ = problems.jit(step)(shard_train_state(before, mesh), source, target)
+  np.testing.assert_allclose(state.model_state["mean"], np.mean(source["x"]), rtol=1e-4)
+  problems.assert_same_bits(state.model_state["calls"], np.int32(5))
+  assert state.model_state["mean"].sharding.is_fully_replicated
+
+
+def test_every_device_draws_for_itself():
+  def draw(params, batch, rng):
+    return jax.random.uniform(rng, batch["label"].shape) + 0 * params
+
+  optimizer = optax.sgd(0.1)
+  mesh = make_mesh(jax.devices("cpu")[:2])
+  keep = lambda q, losses, batch, axis_name: losses  # alpha moves by the losses that were drawn
+  step = make_train_step(draw, draw, optimizer, alpha_step_size=1.0, alignment_transform=keep, axis_name="data")
+  state = init_train_state(jnp.float32(0), optimizer, 4, alpha_init=0.0, seed=1)
+  batch = {"label": np.zeros(4, np.int32), "index": np.arange(4, dtype=np.int32)}
+  state, _ = problems.jit(shard_train_step(step, mesh))(shard_train_state(state, mesh), batch, batch)
+  assert len(set(np.asarray(state.alpha).tolist())) == 4
+
+
+def test_plain_step_on_8_devices():
+  optimizer = optax.adam(0.1)
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  single = init_train_state(problems.tanh_params(), optimizer, N)
+  step = make_plain_step(problems.tanh_loss(), optimizer, axis_name="data")
+  step = problems.jit(shard_train_step(step, mesh))
+  state, single_step = shard_train_state(single, mesh), problems.jit(make_plain_step(problems.tanh_loss(), optimizer))
+  for seed in range(2):
+    batch = problems.batch(seed, B)
+    state, metrics = step(state, batch)
+    single, single_metrics = single_step(single, batch)
+    problems.assert_close(
+      (state.replace(alpha=state.alpha[:N]), metrics), (single, single_metrics), rtol=1e-4, atol=1e-5
+    )

@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from soseleto_jax import models
+from soseleto_jax.models.losses import classification_loss, margin, predict_fn
+from tests import problems
+
+
+def _init(model, batch, **options):
+  return problems.jit(lambda key, x: model.init(key, x, **options))(jax.random.key(0), batch["x"])
+
+
+def _cross_entropy(logits, labels):
+  logits = np.asarray(logits, np.float64)
+  log_sum = np.log(np.sum(np.exp(logits), axis=1))
+  return log_sum - logits[np.arange(len(labels)), labels]
+
+
+def test_is_the_cross_entropy_of_each_example():
+  model, batch = models.get_model("mlp", problems.CLASSES, hidden=(5,)), problems.batch(0, 6)
+  variables = _init(model, batch)
+  losses = classification_loss(model)(variables["params"], batch, jax.random.key(0))
+  assert losses.shape == (6,) and losses.dtype == jnp.float32
+  logits = predict_fn(model)(variables["params"], None, batch["x"])
+  assert logits.shape == (6, problems.CLASSES)
+  np.testing.assert_allclose(losses, _cross_entropy(logits, batch["label"]), rtol=1e-5)
+
+
+def test_margin():
+  """The same pull on every example, whatever its logits."""
+  logits = np.random.default_rng(0).normal(scale=3, size=(3, 4)).astype(np.float32)
+  label = np.int32([0, 3, 1])
+  losses = margin(logits, label)
+  assert losses.shape == (3,) and losses.dtype == jnp.float32
+  expected = [np.mean(np.delete(row, y)) - row[y] for row, y in zip(logits, label, strict=True)]
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  gradient = jax.grad(lambda x: jnp.sum(margin(x, label)))(logits)
+  np.testing.assert_allclose(gradient, np.where(np.eye(4)[label], -1, 1 / 3), rtol=1e-6)
+
+  model, batch = models.get_model("mlp", problems.CLASSES, hidden=(5,)), problems.batch(0, 6)
+  params = _init(model, batch)["params"]
+  losses = classification_loss(model, loss=margin)(params, batch, jax.random.key(0))
+  np.testing.assert_allclose(losses, margin(predict_fn(model)(params, None, batch["x"]), batch["label"]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("head, other", [("source", "target"), ("target", "source")])
+def test_a_head_has_no_gradient_from_the_other_side(head, other):
+  model = models.get_model("mlp", {"source": 3, "target": 2}, hidden=(5,))
+  batch = problems.batch(0, 6, classes=2)
+  params = _init(model, batch)["params"]
+  total = lambda params: jnp.sum(classification_loss(model, head=head)(params, batch, jax.random.key(0)))
+  gradient = problems.jit(jax.grad(total))(params)
+  assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient[f"{other}_head"]))
+  for name in (f"{head}_head", "representation"):
+    assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(gradient[name]))
+  logits = predict_fn(model, head=head)(params, None, batch["x"])
+  assert logits.shape == (6, {"source": 3, "target": 2}[head])
+
+
+class _Net(nn.Module):
+  """Dropout and BatchNorm, each if asked for."""
+
+  dropout: float = 0.0
+  norm: bool = False
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    x = nn.Dense(8, name="dense")(x)
+    if self.norm:
+      x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return nn.Dense(problems.CLASSES)(x)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_key_is_for_dropout_alone(dropout):
+  model, batch = _Net(dropout), problems.batch(0, 6)
+  params = _init(model, batch)["params"]
+  loss = problems.jit(classification_loss(model))
+  first, second = (loss(params, batch, jax.random.key(key)) for key in (0, 1))
+  problems.assert_same_bits(first, loss(params, batch, jax.random.key(0)))
+  assert np.all(np.asarray(first) == np.asarray(second)) == (dropout == 0)
+  logits = predict_fn(model)(params, None, batch["x"])
+  assert np.allclose(first, _cross_entropy(logits, batch["label"]), rtol=1e-5) == (dropout == 0)
+
+
+def test_mutable_state():
+  """Training normalises by the batch and moves the statistics; prediction normalises by the statistics."""
+  model, batch = _Net(norm=True), problems.batch(0, 6)
+  variables = _init(model, batch)
+  params, model_state = variables["params"], {"batch_stats": variables["batch_stats"]}
+  losses, new_state = classification_loss(model, mutable=True)(params, batch, jax.random.key(0), model_state)
+  assert jax.tree.structure(new_state) == jax.tree.structure(model_state)
+
+  dense = np.asarray(batch["x"] @ params["dense"]["kernel"] + params["dense"]["bias"], np.float64)
+  mean, var = np.mean(dense, axis=0), np.var(dense, axis=0)
+  problems.assert_close(new_state["batch_stats"]["norm"], {"mean": 0.1 * mean, "var": 0.9 + 0.1 * var})
+
+  def logits(mean, var):
+    return (dense - mean) / np.sqrt(var + 1e-5) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+
+  np.testing.assert_allclose(losses, _cross_entropy(logits(mean, var), batch["label"]), rtol=1e-4)
+  predicted = predict_fn(model)(params, new_state, batch["x"])
+  np.testing.assert_allclose(predicted, logits(0.1 * mean, 0.9 + 0.1 * var), rtol=1e-4, atol=1e-5)
