@@ -1,4 +1,4 @@
-"""The paper's Figure 1: points of the plane, about 91 of 500 mislabelled, with the settings of the authors' code.
+"""The paper's Figure 1: points of the plane, about 91 of 500 mislabelled, by the settings of its authors.
 
     python -m soseleto_jax.main --config=configs/synthetic.py
     python -m experiments.figure1                # eight seeds as one program
@@ -7,9 +7,9 @@
 points to flip; 50 clean target points, all of them in every step; 50 test points. A 2-2-2 perceptron with ReLU, SGD
 with rate 0.01 and momentum 0.5, source batches of 16, lambda_alpha = 20, 100 epochs, weights updated first.
 
-Seeds 0 to 7, each with its own points, flips and initial weights, on 2 CPU cores (0.1 to 0.3 s for all eight after
-compiling): clean points at alpha >= 0.1 in 99.5 to 100 %; mislabelled points below it in 68.6, 90.7, 90.2, 87.2, 81.2,
-91.1, 89.2 and 90.6 %. It is the draw of the points near the border that decides: of 48 seeds 27 reach 85 %.
+Seeds 0 to 7, on 2 CPU cores, under a second for all eight after compiling: clean points at alpha >= 0.1 in 99.5 to 100
+%; mislabelled points below it in 68.6 to 91.1 % (docs/lab_notes.md).
+
 Argument: `runlocal` shortens it to 20 epochs.
 """
 

@@ -1,7 +1,7 @@
-"""The README's tables, from the records: `python -m experiments.readme_tables`.
+"""The tables in README.md and docs/results.md, from the records: `python -m experiments.readme_tables`.
 
-Renders every table of experiments/results anew, and puts into README.md those that it names by file and number, between
-two lines:
+Renders every table of experiments/results anew, and puts into these pages those that they name by file and number,
+between two lines:
 
     <!-- table1_small.md 1 -->
     <!-- end -->
@@ -15,7 +15,8 @@ from experiments import figure1, figure2, human_noise, runs, svhn_instances, tab
 EXPERIMENTS = tuple(
   module.EXPERIMENT for module in (figure1, table1, figure2, table2, svhn_instances, unlabelled, human_noise)
 )
-README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = (_ROOT / "README.md", _ROOT / "docs" / "results.md")
 
 _PLACE = re.compile(r"(<!-- (\w+\.md) (\d+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -42,4 +43,5 @@ def filled(text: str, folder: pathlib.Path) -> str:
 
 if __name__ == "__main__":
   render_all(runs.RESULTS, runs.RESULTS)
-  README.write_text(filled(README.read_text(encoding="utf-8"), runs.RESULTS), encoding="utf-8")
+  for page in PAGES:
+    page.write_text(filled(page.read_text(encoding="utf-8"), runs.RESULTS), encoding="utf-8")

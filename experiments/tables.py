@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,16 +57,15 @@ def mean_sd(values: Sequence[float] | pd.Series, digits: int = 1) -> str:
   >>> mean_sd([1.0, 2.0, 3.0]), mean_sd([1.25]), mean_sd([])
   ('2.0 ± 1.0 (3)', '1.2 (1)', 'not run')
   """
-  values = pd.Series(values, dtype=float)
-  if values.empty:
+  if not len(values):
     return NOT_RUN
-  spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
-  return f"{values.mean():.{digits}f}{spread} ({len(values)})"
+  spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+  return f"{statistics.mean(values):.{digits}f}{spread} ({len(values)})"  # exact, or halves would round at random
 
 
 def against(values: Sequence[float] | pd.Series, published: float | None) -> list[str]:
   """Returns the cells ours, published, difference."""
-  difference = f"{pd.Series(values).mean() - published:+.1f}" if len(values) and published is not None else ""
+  difference = f"{statistics.mean(values) - published:+.1f}" if len(values) and published is not None else ""
   return [mean_sd(values), "" if published is None else f"{published:.1f}", difference]
 
 

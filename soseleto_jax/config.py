@@ -164,13 +164,13 @@ def upgraded(fields: Mapping) -> dict[str, Any]:
 
   This is the one place that knows what fields were called before, for the folders of older runs and for records.
   """
-  fields = json.loads(json.dumps(dict(fields)))  # a copy, with lists for tuples
-  if fields.pop("flip_source", False):
-    fields["augment"] = {"source": ["flip"], "target": []}
-  alpha = fields.get("alpha", {})
+  today = json.loads(json.dumps(dict(fields)))  # a copy, with lists for tuples
+  if today.pop("flip_source", False):
+    today["augment"] = {"source": ["flip"], "target": []}
+  alpha = today.get("alpha", {})
   if "transforms" in alpha:
     alpha["transforms"] = ["scale_by_std" if name == "standardize" else name for name in alpha["transforms"]]
-  return fields
+  return today
 
 
 def changed_fields(old: Mapping, new: Mapping) -> list[str]:

@@ -58,9 +58,10 @@ def parse_flags(argv: list[str]) -> list[str]:
   except (AttributeError, KeyError) as error:
     if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
       raise  # a mistake in the config's file
-    while isinstance(error.args[0], Exception):
-      error = error.args[0]
-    raise SystemExit(f"error: unknown field of --config: {': '.join(error.args[0].splitlines())}") from None
+    what = error.args[0]
+    while isinstance(what, Exception):
+      what = what.args[0]
+    raise SystemExit(f"error: unknown field of --config: {': '.join(what.splitlines())}") from None
 
 
 def _with_found_config(arguments):
@@ -98,7 +99,7 @@ def main(argv: list[str]) -> None:
 
   if flags.FLAGS.verbosity <= absl_logging.INFO:  # the libraries' own account of every save
     absl_logging.set_verbosity(absl_logging.WARNING)
-  config_file = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0])
+  config_file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
   workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config_file.stem)
   try:
     processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _PEER_TIMEOUT.value)

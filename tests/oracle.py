@@ -80,44 +80,56 @@ def run(
   source_head="classifier",
   target_head="classifier",
   target_params=(),
+  target_weight=1.0,
+  descent_head=None,
   alignment_params=None,
+  alignment_head=None,
   direction=None,
   transform=None,
+  source_weights=lambda alpha, step: alpha,
   alpha_first=False,
-  burn_in=0,
   lookahead=None,
 ):
   """Runs Algorithm 1 over `batches`, pairs of a source and a target batch.
 
-  `target_params` and `alignment_params` name parameters; `direction` maps the aligned part of the target gradient,
-  a dict with zeros elsewhere, to what the inner product is taken with; `transform` is `f(q, losses, labels) -> q`; step
-  sizes may be functions of the step. Yields (params, alpha, metrics) after each step.
+  `target_params` and `alignment_params` name parameters; `alignment_head` and `descent_head` are those of the losses
+  that the alignment is of and that `target_params` descend, by default as the source's and the target's; `direction`
+  maps the aligned part of the target gradient, a dict with zeros elsewhere, to what the inner product is taken with;
+  `transform` is `f(q, losses, labels) -> q`; `source_weights` maps weights and step to those in use; step sizes may be
+  functions of the step. Yields (params, alpha, metrics) after each step.
   """
   params = {name: np.asarray(value, np.float64) for name, value in params.items()}
   alpha = np.array(alpha, np.float64)
-  marks = lambda names: flatten({name: np.full(value.shape, name in names) for name, value in params.items()})
+
+  def marks(names):
+    return flatten({name: np.full(value.shape, name in names) for name, value in params.items()})
+
   descends_target = marks(target_params)
   aligned = marks(params if alignment_params is None else alignment_params)
 
   for step, (source, target) in enumerate(batches):
-    at = lambda value, step=step: value(step) if callable(value) else value
+
+    def at(value, step=step):
+      return value(step) if callable(value) else value
+
     inside = (source["index"] >= 0) & (source["index"] < len(alpha))
     source = _rows(source, source.get("mask", True) & inside)
     target = _rows(target, target.get("mask", np.ones(len(target["label"]), bool)))
     index = source["index"]
 
-    losses, q_rows = batch_losses(params, source_head, source)
-    in_use = lambda weights, step=step: np.ones_like(weights) if step < burn_in else weights
-    theta, old = flatten(params), in_use(alpha[index])
+    losses, rows = batch_losses(params, source_head, source)
+    theta, old = flatten(params), source_weights(alpha[index], step)
     point = params
     if lookahead is not None:
-      point = unflatten(theta - at(lookahead) * old @ q_rows / len(old), params)
+      point = unflatten(theta - at(lookahead) * old @ rows / len(old), params)
     target_losses, target_rows = batch_losses(point, target_head, target)
     target_gradient = target_rows.mean(axis=0)
+    descent_rows = target_rows if descent_head is None else batch_losses(point, descent_head, target)[1]
 
     aligned_gradient = aligned * target_gradient
     if direction is not None:
       aligned_gradient = flatten(direction(unflatten(aligned_gradient, params)))
+    q_rows = rows if alignment_head is None else batch_losses(params, alignment_head, source)[1]
     q = q_rows @ aligned_gradient
     if transform is not None:
       q = transform(q, losses, source["label"])
@@ -125,9 +137,10 @@ def run(
       alpha[row] += change
     alpha = np.clip(alpha, 0, 1)
 
-    weights = in_use(alpha[index]) if alpha_first else old
-    gradient = weights @ q_rows / len(weights) + descends_target * target_gradient
+    weights = source_weights(alpha[index], step) if alpha_first else old
+    gradient = weights @ rows / len(weights) + target_weight * descends_target * descent_rows.mean(axis=0)
     params = unflatten(theta + optimizer(gradient), params)
+    needed = aligned | descends_target if descent_head is None else aligned
     yield (
       params,
       alpha.copy(),
@@ -137,7 +150,7 @@ def run(
         "alpha_mean": np.mean(alpha[index]),
         "alignment_mean": np.mean(q),
         "grad_norm": np.linalg.norm(gradient),
-        "target_grad_norm": np.linalg.norm((aligned | descends_target) * target_gradient),
+        "target_grad_norm": np.linalg.norm(needed * target_gradient),
       },
     )
 

@@ -12,17 +12,26 @@ FEATURES, HIDDEN, CLASSES = 4, 5, 3
 
 def jit(fn, **options):
   """`jax.jit` for code that runs a few times: several times faster to compile, slower to run."""
-  return jax.jit(fn, compiler_options=_compiler_options(), **options)
+  return jax.jit(fn, compiler_options=compiler_options(), **options)
 
 
 @functools.cache
-def _compiler_options():
-  options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-  try:
-    jax.jit(lambda: 0, compiler_options=options)()
-  except jax.errors.JaxRuntimeError:  # another version of XLA, with other options
-    return {}
-  return options
+def compiler_options():
+  """What makes XLA compile fast, of it what this version knows."""
+  options = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_use_fusion_emitters": False,
+  }
+
+  def is_known(name):
+    try:
+      jax.jit(lambda: 0, compiler_options={name: options[name]})()
+    except jax.errors.JaxRuntimeError:
+      return False
+    return True
+
+  return {name: value for name, value in options.items() if is_known(name)}
 
 
 def tanh_params(seed=0, *, dtype=np.float32, **heads):

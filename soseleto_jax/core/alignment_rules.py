@@ -2,7 +2,7 @@
 
 The transforms are functions `f(q, losses, batch, axis_name) -> q` for `Alignment(transforms=...)`, with q and losses
 float32 `[B]`, and the batch with its "mask", bool `[B]`; under `axis_name` statistics are of the whole batch. The
-directions are functions `f(g_t) -> v` for `Alignment(direction=...)`, from a pytree of arrays to one of the same shapes.
+directions are functions `f(g_t) -> v` for `Alignment(direction=...)`, from a pytree of arrays to one of equal shapes.
 """
 
 from typing import Any

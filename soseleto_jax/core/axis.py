@@ -45,13 +45,16 @@ def varying(tree: Any, axis_name: AxisName) -> Any:
 
   `jax.shard_map` would otherwise sum them over the axis by itself, where `jax.pmap` does not.
   """
-  if axis_name is None:
-    return tree
+  names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+  manual = jax.sharding.get_abstract_mesh().manual_axes  # an axis of vmap is none, and knows no such difference
 
   def cast(leaf):
-    try:
-      return jax.lax.pcast(leaf, axis_name, to="varying")
-    except ValueError:  # varying already, or an axis of vmap, which knows no such difference
-      return leaf
+    for name in names:
+      if name in manual:
+        try:
+          leaf = jax.lax.pcast(leaf, name, to="varying")
+        except ValueError:  # varying already
+          pass
+    return leaf
 
   return jax.tree.map(cast, tree)

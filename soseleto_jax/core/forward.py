@@ -1,4 +1,4 @@
-"""The forward pass of a batch, and what is taken of its Jacobian: a weighted sum of its rows, or a product with them."""
+"""The forward pass of a batch, and what is taken of its Jacobian: weighted sums of its rows, or products with them."""
 
 import dataclasses
 from collections.abc import Callable

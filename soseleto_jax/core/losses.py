@@ -75,11 +75,6 @@ class Examples:
     return bind(loss_fn, self.batch, self.rng, self.model_state, name)
 
 
-def bind(self, loss_fn: LossFn, name: str) -> BoundLoss:
-  """Returns the loss of the batch, see `bind`."""
-  return bind(loss_fn, self.batch, self.rng, self.model_state, name)
-
-
 def bind(loss_fn: LossFn, batch: Batch, rng: jax.Array, model_state: Any, name: str) -> BoundLoss:
   """Returns the loss of one batch, `params -> (losses [B], new model_state)`, with a model state or without.
 

@@ -25,16 +25,16 @@ def skip_nonfinite(step: Step) -> Step:
   forward and tangent pass.
 
   Args:
-    step: a `Step` that names its losses.
+    step: any `Step`; of one that names no losses, rows are told by their inputs alone.
   """
 
   def gradients(state, *batches):
     found = faulty_rows(step.losses, state, *batches, axis_name=step.axis_name)
     cleaned = [without(batch, faulty, step.axis_name) for batch, faulty in zip(batches, found, strict=True)]
     gradient, after, metrics = step.gradients(state, *cleaned)
-    sound = jnp.isfinite(metrics["grad_norm"])
+    sound = _is_sound(gradient)
     skipped = [rows & mask_of(batch) for rows, batch in zip(found, batches, strict=True)]
-    if len(batches) > 1:
+    if len(batches) > 1 and "index" in batches[0]:
       after = after.replace(alpha=_emptied(after.alpha, batches[0]["index"], skipped[0], step.axis_name))
     number = axis.total(sum(jnp.sum(rows) for rows in skipped), step.axis_name)
     metrics |= {"skipped_rows": number.astype(jnp.float32), "skipped_step": 1 - sound.astype(jnp.float32)}
@@ -53,7 +53,7 @@ def faulty_rows(
   parameters are at fault, and no row.
 
   Args:
-    losses: the loss of each batch: of source and target, or one.
+    losses: the loss of each batch: of source and target, or one; or none, and rows are told by their inputs alone.
     state: its `params`, which are finite, and its `model_state` are what the losses are taken at.
     *batches: mappings of arrays, as a train step takes them.
     axis_name: the mapped axis that batches are split over, or None.
@@ -61,6 +61,8 @@ def faulty_rows(
   Returns:
     bool `[B]` for each batch; rows with "mask" False, which no step reads, can be True as well.
   """
+  if not losses:
+    return [~_finite_inputs(batch) for batch in batches]
   rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
   def losses_without(loss, batch, faulty):
@@ -111,11 +113,15 @@ def _resting_where_not_finite(optimizer: optax.GradientTransformation) -> optax.
 
   def update(gradient, state, params=None):
     updates, new_state = optimizer.update(gradient, state, params)
-    sound = jnp.isfinite(optax.tree.norm(gradient))
+    sound = _is_sound(gradient)
     nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates)  # p + -0.0 is p to the bit, 0.0 too
     return _keep(sound, updates, nothing), _keep(sound, new_state, state)
 
   return optax.GradientTransformation(optimizer.init, update)
+
+
+def _is_sound(gradient: Any) -> jax.Array:
+  return jnp.isfinite(optax.tree.norm(gradient))
 
 
 def _keep(sound: jax.Array, new: Any, old: Any) -> Any:

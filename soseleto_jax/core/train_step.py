@@ -17,6 +17,8 @@ from soseleto_jax.core.losses import Examples, LossFn, mask_of, summed
 from soseleto_jax.core.step import Metrics, Step, as_float32
 from soseleto_jax.core.train_state import TrainState
 
+PUBLISHED = Alignment()
+
 Rate = float | optax.Schedule
 SourceWeights = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -61,7 +63,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   *,
   alpha_step_size: Rate,
-  alignment: Alignment = Alignment(),
+  alignment: Alignment = PUBLISHED,
   target_descent: TargetDescent | None = None,
   source_weights: SourceWeights | None = None,
   alpha_first: bool = False,

@@ -25,7 +25,7 @@ def fill(selected: Any, tree: Any) -> Any:
 
 def alike(like: Any, tree: Any) -> Any:
   """Returns `tree` with None where `like` has None."""
-  return jax.tree.map(lambda l, leaf: None if l is None else leaf, like, tree, is_leaf=is_none)
+  return jax.tree.map(lambda other, leaf: None if other is None else leaf, like, tree, is_leaf=is_none)
 
 
 def either(marks: Any, others: Any, tree: Any) -> Any:

@@ -62,7 +62,7 @@ class Discriminator(nn.Module):
 
 
 def forward(
-  model: nn.Module, params: Any, x: jax.Array, rng: jax.Array | None = None
+  model: nn.Module, params: Any, x: jax.Array, rng: jax.Array
 ) -> tuple[list[jax.Array], jax.Array, jax.Array]:
   """Returns the output of each layer of the representation, its features `[B, F]`, and the target head's logits.
 
@@ -77,7 +77,7 @@ def forward(
     x,
     train=True,
     head="target",
-    rngs={} if rng is None else {"dropout": rng},
+    rngs={"dropout": rng},
     capture_intermediates=is_layer,
     mutable=["intermediates"],
   )
@@ -227,8 +227,8 @@ def make_method(
     )
 
   shape = setup.task.target["x"].shape[1:]
-  layers = jax.eval_shape(lambda params: forward(model, params, jnp.zeros((1, *shape)))[0], setup.params)
   key = jax.random.fold_in(jax.random.key(setup.config.seed), 1)  # not the network's
+  layers = jax.eval_shape(lambda params: forward(model, params, jnp.zeros((1, *shape)), key)[0], setup.params)
   start = discriminator.init(key, jax.tree.map(lambda layer: jnp.zeros(layer.shape), layers))["params"]
   adapt = optax.partition(
     {"trained": optax.adam(learning_rate), "fixed": optax.set_to_zero()},

@@ -29,27 +29,7 @@ def build(path: str, options: Mapping[str, Any], dtype: jnp.dtype, seed: int) ->
     ValueError: what cannot be found, does not fit, or is no network.
   """
   factory = _find(path)
-  parameters = inspect.signature(factory).parameters
-  open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-  known = [name for name, parameter in parameters.items() if parameter.kind not in _VARIADIC and name not in _OURS]
-  for option, value in options.items():
-    if option in _OURS or option not in known and not open_ended:
-      raise ValueError(
-        f"config.model.{option}={value!r}: {path} has no such argument; it takes {', '.join(known) or 'none'}"
-        f"{did_you_mean(option, known)}"
-      )
-  given = dict(options)
-  if "dtype" in known:
-    given["dtype"] = dtype
-  elif dtype != jnp.float32:
-    raise ValueError(f"config.model.dtype={dtype.name!r}: {path} takes no dtype; leave it 'float32', or give it one")
-  if "rngs" in parameters:
-    given["rngs"] = nnx.Rngs(seed)
-  required = [name for name in known if parameters[name].default is inspect.Parameter.empty]
-  for name in required:
-    if name not in given:
-      raise ValueError(f"config.model has no {name!r}, which {path} needs; give it by --config.model.{name}=...")
-  network = factory(**given)
+  network = factory(**_arguments(path, _parameters(factory), options, dtype, seed))
   if isinstance(network, type) or not (isinstance(network, (nn.Module, nnx.Module)) or has_init_and_apply(network)):
     raise ValueError(
       f"config.model.name={path!r} made {network!r}, which is no network: return a Flax module, Linen or NNX, or an "
@@ -58,7 +38,34 @@ def build(path: str, options: Mapping[str, Any], dtype: jnp.dtype, seed: int) ->
   return network
 
 
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+def _parameters(factory: Any) -> list[inspect.Parameter]:
+  if isinstance(factory, type) and issubclass(factory, nnx.Module):  # hides its arguments behind a metaclass
+    return list(inspect.signature(factory.__init__).parameters.values())[1:]
+  return list(inspect.signature(factory).parameters.values())
+
+
+def _arguments(path, parameters, options, dtype, seed):
+  """Returns the arguments that a factory is called with, once they fit it."""
+  any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+  named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+  known = [name for name in named if name not in _OURS]
+  for option, value in options.items():
+    if option in _OURS or option not in known and not any_name:
+      raise ValueError(
+        f"config.model.{option}={value!r}: {path} has no such argument; it takes {', '.join(known) or 'none'}"
+        f"{did_you_mean(option, known)}"
+      )
+  arguments = dict(options)
+  if "dtype" in known or any_name and dtype != jnp.float32:
+    arguments["dtype"] = dtype
+  elif dtype != jnp.float32:
+    raise ValueError(f"config.model.dtype={dtype.name!r}: {path} takes no dtype; leave it 'float32', or give it one")
+  if "rngs" in named:
+    arguments["rngs"] = nnx.Rngs(seed)
+  for name in known:
+    if name not in arguments and named[name].default is inspect.Parameter.empty:
+      raise ValueError(f"config.model has no {name!r}, which {path} needs; give it by --config.model.{name}=...")
+  return arguments
 
 
 def _find(path):

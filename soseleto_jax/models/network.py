@@ -1,6 +1,7 @@
 """What methods need of a network, whichever library it is written with: Flax Linen, Flax NNX, or two functions."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
@@ -70,7 +71,8 @@ class LinenNetwork:
 
   def init(self, key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
     """Returns the variables at the start, "params" and the other collections apart."""
-    variables = dict(jax.jit(self.module.init)(key, x))
+    init = functools.partial(self.module.init, **mode_options(type(self.module).__call__, False))
+    variables = dict(jax.jit(init)(key, x))
     params = variables.pop("params", {})
     return params, variables or None
 
@@ -243,7 +245,8 @@ class FunctionNetwork:
     Raises:
       ValueError: `apply` returns another number of logits than there are classes.
     """
-    start = self.functions.init(key, x)
+    # In training, or Haiku's BatchNorm makes no statistics.
+    start = self.functions.init(key, x, **mode_options(self.functions.init, True))
     params, state = start if "state" in parameter_names(self.functions.apply) else (start, None)
     state = state if jax.tree.leaves(state) else None
     for head, classes in _classes_of_heads(self.num_classes).items():
@@ -315,8 +318,8 @@ def as_network(model: Any, num_classes: NumClasses | None = None) -> Network:
     if num_classes is not None and made_for is not None and heads_of(made_for) != heads_of(num_classes):
       found = {name: int(classes) for name, classes in heads_of(made_for).items()}
       raise ValueError(
-        f"network was made for the classifiers {found}, and here they are {heads_of(num_classes)}: make it for these, or "
-        "give the representation alone"
+        f"network was made for the classifiers {found}, and here they are {heads_of(num_classes)}: make it for these, "
+        "or give the representation alone"
       )
     return LinenNetwork(model) if isinstance(model, HeadedNetwork) else model
   if isinstance(model, nnx.Module):

@@ -34,12 +34,13 @@ def load_params(path: str | os.PathLike[str]) -> Any:
   import orbax.checkpoint as ocp  # it takes seconds
   from etils import epath
 
-  root = epath.Path(os.path.expanduser(path)).resolve()
+  name = os.path.expanduser(os.fspath(path))
+  root = epath.Path(name if "://" in name else os.path.abspath(name))
   if not root.is_dir():
     raise ValueError(f"params={os.fspath(path)!r}: there is no such folder; give the folder of an Orbax checkpoint")
   folder = next((f for f in (root, *(root / item for item in _ITEMS)) if (f / "_METADATA").exists()), None)
   if folder is None:
-    steps = sorted(f.name for f in root.iterdir() if f.is_dir() and f.name.isdigit())
+    steps = sorted((f.name for f in root.iterdir() if f.name.isdigit()), key=int)
     cure = f"take one of its steps, such as {root / steps[-1]}" if steps else "give the folder of an Orbax checkpoint"
     raise ValueError(f"params={os.fspath(path)!r} holds no checkpoint of arrays; {cure}")
   try:
@@ -111,10 +112,11 @@ def _without_streams(leaves: Leaves) -> Leaves:
 
 
 def _check_known(values: Leaves, own: Leaves) -> None:
-  unknown, known = ([_name(path) for path in paths] for paths in (values.keys() - own.keys(), own))
+  unknown = sorted(values.keys() - own.keys())
   if unknown:
-    unknown.sort()
-    hint = did_you_mean(unknown[0], known) or f"; its own are {_listed(known) if known else 'none'}"
+    parts, part = _tops(own), unknown[0][0]
+    hint = "" if part in parts else did_you_mean(part, parts)
+    hint = hint or f"; its own are {_listed(own) if own else 'none'}"
     raise ValueError(f"params holds {_listed(unknown)}, which the network has not{hint}")
 
 
@@ -124,8 +126,7 @@ def _check_complete(values: Leaves, own: Leaves) -> None:
   if missing:
     part = missing[0][0]
     raise ValueError(
-      f"params holds {part!r} without {_listed([_name(path) for path in missing])}: give all of {part!r}, or leave it "
-      "out to start it afresh"
+      f"params holds {part!r} without {_listed(missing)}: give all of {part!r}, or leave it out to start it afresh"
     )
 
 
@@ -167,8 +168,8 @@ def _name(path: Path) -> str:
   return "/".join(path)
 
 
-def _listed(names: Iterable[str], most: int = 5) -> str:
-  names = list(names)
+def _listed(paths: Iterable[Path], most: int = 5) -> str:
+  names = [_name(path) for path in paths]
   more = f" and {len(names) - most} more" if len(names) > most else ""
   return ", ".join(names[:most]) + more
 

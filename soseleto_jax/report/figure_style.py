@@ -1,13 +1,15 @@
 """The look that all figures share."""
 
 import os
+from typing import Any
 
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-# Colours of Okabe and Ito, told apart by colour-blind readers too. Right labels are blue and wrong
-# ones vermilion in every figure.
+# Colours of Okabe and Ito, told apart by colour-blind readers too. Right labels are blue and wrong ones vermilion in
+# every figure.
 BLUE, VERMILION, GREEN, AMBER, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#dddddd"
 CLASS_LOOKS = ((PURPLE, "o"), (GREEN, "s"), (AMBER, "^"), ("#56B4E9", "D"), (INK, "v"))
@@ -15,9 +17,8 @@ CLASS_LOOKS = ((PURPLE, "o"), (GREEN, "s"), (AMBER, "^"), ("#56B4E9", "D"), (INK
 
 def new_figure(width: float, height: float) -> Figure:
   """Returns an empty figure, sizes in inches."""
-  figure = Figure(figsize=(width, height), dpi=200, layout="constrained", facecolor="white")
-  figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-  return figure
+  layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+  return Figure(figsize=(width, height), dpi=200, layout=layout, facecolor="white")
 
 
 @ticker.FuncFormatter
@@ -40,11 +41,12 @@ def style_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
   axes.spines[["left", "bottom"]].set_color(FAINT)
 
 
-def add_legend(axes: Axes, loc: str = "best") -> None:
+def add_legend(axes: Axes, loc: Any = "best") -> None:
   """Names what was drawn with a label."""
   axes.legend(loc=loc, fontsize=9, frameon=True, framealpha=0.8, edgecolor="none")
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
   """Writes a PNG; equal figures are equal files, for the drawing program leaves its name out."""
-  figure.savefig(path, metadata={"Software": None})
+  metadata: dict[str, Any] = {"Software": None}
+  figure.savefig(path, metadata=metadata)

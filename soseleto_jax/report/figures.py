@@ -30,7 +30,8 @@ from soseleto_jax.report.figure_style import (
 _MOST_VERTICES = 200
 
 # (title, axis label) of a panel -> its lines: (record key, name, colour, line style).
-_PANELS = {
+_Panels = dict[tuple[str, str], tuple[tuple[str, str, str, str], ...]]
+_PANELS: _Panels = {
   ("Loss", "loss per example"): (
     ("source_loss", "source (weighted)", INK, "-"),
     ("target_loss", "target", GREEN, "-"),
@@ -77,20 +78,22 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     is none. The horizontal axis is "epoch" where every record has one, else "step".
   """
   time_key = "epoch" if all(_number(record, "epoch") for record in records) else "step"
-  panels, own = {}, own_numbers(records)[:_MOST_OWN]
-  for heading, lines in (_PANELS | {(name, name): ((name, name, BLUE, "-"),) for name in own}).items():
-    drawn = [(*series(records, time_key, key), *look) for key, *look in lines]
-    if any(len(times) for times, *_ in drawn):
-      panels[heading] = [line for line in drawn if len(line[0])]
+  own: _Panels = {(name, name): ((name, name, BLUE, "-"),) for name in own_numbers(records)[:_MOST_OWN]}
+  panels = {}
+  for heading, lines in {**_PANELS, **own}.items():
+    drawn = [(series(records, time_key, key), {"label": name, "color": color, "linestyle": style})
+             for key, name, color, style in lines]  # fmt: skip
+    if shown := [line for line in drawn if len(line[0][0])]:
+      panels[heading] = shown
   if not panels:
     return None
   columns = min(2, len(panels))
   rows = math.ceil(len(panels) / columns)
   figure = new_figure(4.5 * columns, 3.1 * rows)
-  for position, ((title, ylabel), lines) in enumerate(panels.items(), start=1):
+  for position, ((title, ylabel), shown) in enumerate(panels.items(), start=1):
     axes = figure.add_subplot(rows, columns, position)
-    for times, values, name, color, style in lines:
-      _draw_line(axes, times, values, label=name, color=color, linestyle=style)
+    for (times, values), look in shown:
+      _draw_line(axes, times, values, **look)
     if ylabel == "classified right":
       axes.yaxis.set_major_formatter(percent)
     elif ylabel == "mean α":
@@ -98,7 +101,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     elif ylabel == "score":
       axes.axhline(0.5, color=GREY, linewidth=1.2, linestyle=":", label="chance (ROC)")
     style_axes(axes, title, time_key, ylabel)
-    if title not in own:
+    if (title, ylabel) not in own:
       add_legend(axes)
   return figure
 
@@ -233,8 +236,8 @@ def example_sheet(images: np.ndarray, captions: Sequence[str], columns: int = 8)
     left = gap + (number % columns) * (width + gap)
     top = number // columns * (head + tall) + head
     axes.imshow(image, extent=(left, left + width, top + tall, top), interpolation="nearest")
-    text = {"ha": "center", "va": "bottom", "fontsize": 7.5, "linespacing": 1.15, "color": INK}
-    axes.text(left + width / 2, top - 0.04, caption, parse_math=False, **text)
+    look: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 7.5, "linespacing": 1.15, "color": INK}
+    axes.text(left + width / 2, top - 0.04, caption, parse_math=False, **look)
   axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
   axes.set_axis_off()
   return figure
@@ -264,14 +267,16 @@ def displayable(images: np.ndarray) -> np.ndarray:
 def png(picture: np.ndarray) -> bytes:
   """Returns a picture uint8 `[H, W, 3]` as a PNG, pixel for pixel."""
   buffer = io.BytesIO()
-  matplotlib_image.imsave(buffer, picture, format="png", metadata={"Software": None})
+  metadata: dict[str, Any] = {"Software": None}
+  matplotlib_image.imsave(buffer, picture, format="png", metadata=metadata)
   return buffer.getvalue()
 
 
 def series(records: Sequence[Mapping[str, Any]], time_key: str, key: str) -> tuple[np.ndarray, np.ndarray]:
   """Returns the values of two keys, float64, of the records that have numbers for both."""
   pairs = [(r[time_key], r[key]) for r in records if _number(r, time_key) and _number(r, key)]
-  return tuple(np.array(pairs, float).reshape(-1, 2).T)
+  times, values = np.array(pairs, float).reshape(-1, 2).T
+  return times, values
 
 
 def _number(record: Mapping[str, Any], key: str) -> bool:

@@ -43,6 +43,7 @@ _KNOWN = {
   "num_target": ("Target examples", "count"),
   "epochs": ("Epochs", "count"),
   "steps": ("Steps", "count"),
+  "seed": ("Seed", "count"),
   "seconds": ("Time", "seconds"),
   "device": ("Device", "text"),
 }
@@ -131,7 +132,7 @@ def _weights(workdir, source, alpha, class_names) -> dict[str, Any]:
     "plane": [],
     "sheets": [],
   }
-  shape = np.shape(x) if x is not None else ()
+  shape: tuple[int, ...] = np.shape(x) if x is not None else ()
   if len(shape) == 2 and shape[1] == 2:
     points = x[np.arange(len(x))]  # so that x may be on disk
     shown["plane"] = _plots(workdir, points=figures.points(points, label, alpha, wrong))

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +34,14 @@ def initialize(
   Raises:
     ValueError: some of the first three are missing or impossible, or the cluster does not tell them.
   """
-  given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+  given: dict[str, Any] = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
   shown = " ".join(f"--{name}={value}" for name, value in given.items() if value is not None)
   if shown and None in given.values():
     missing = ", ".join(f"--{name}" for name, value in given.items() if value is None)
     raise ValueError(f"{shown} without {missing}: give all three, or none where a cluster tells them")
-  if shown and not 0 <= process_id < num_processes:
+  if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
     raise ValueError(f"{shown}: give processes numbers from 0 to num_processes - 1")
-  if shown and not coordinator.rpartition(":")[2].isdigit():
+  if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
     raise ValueError(f"{shown}: give the coordinator as host:port")
   if num_processes == 1 or not (shown or _in_cluster()):
     return

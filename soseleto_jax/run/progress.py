@@ -31,7 +31,7 @@ class Progress:
     shown = sys.stderr.isatty() and processes.is_main()
     self._bar = tqdm(total=num_steps, initial=step, unit="step", disable=not shown, dynamic_ncols=True)
     self._num_steps = num_steps
-    self._shown = {}
+    self._shown: dict[str, str] = {}
     self._mark = (step, time.monotonic())
 
   def __enter__(self) -> "Progress":

@@ -81,12 +81,11 @@ class Experiment:
     self._evaluators = tuple(given.evaluators)
     self._mesh = sharding.make_mesh()
     self._replicated = NamedSharding(self._mesh, P())
-    self._samplers = {
-      "source": EpochSampler(task.num_source, config.batch_size, config.seed),
-      "target": TargetSampler(task.target["label"], config.target_batch_size, config.seed, config.target_balanced),
-    }
+    source = EpochSampler(task.num_source, config.batch_size, config.seed)
+    target = TargetSampler(task.target["label"], config.target_batch_size, config.seed, config.target_balanced)
+    self._samplers: dict[str, EpochSampler | TargetSampler] = {"source": source, "target": target}
     self._preparations = make_preparations(task, config.augment, given.augment)
-    self.steps_per_epoch = self._samplers["source"].steps_per_epoch
+    self.steps_per_epoch = source.steps_per_epoch
     self._setup = self._make_setup(given)
     self.method = make_method(self._setup, given.method)
     self.num_steps = self.method.num_steps
@@ -107,7 +106,7 @@ class Experiment:
     }
     self._dispatch = functools.cache(self._compile)
     self._find_faulty = functools.cache(self._compile_find_faulty)
-    self._fed = collections.deque(maxlen=2)  # a dispatch's metrics are read once the next one is on its way
+    self._fed: collections.deque[Any] = collections.deque(maxlen=2)  # a dispatch's metrics are read once the next one is on its way
 
   def _make_setup(self, given):
     config, task = self.config, self.task
@@ -215,7 +214,8 @@ class Experiment:
 
   def evaluate(self, state: TrainState) -> dict[str, float]:
     """Returns accuracy and loss on validation (if there is one) and test, and what `alpha` shows by now."""
-    record, params = {}, jax.device_put(state.params, self._replicated)
+    record: dict[str, float] = {}
+    params = jax.device_put(state.params, self._replicated)
     for name, data in self._data.items():
       values = self._evaluator(params, state.model_state, data)
       record |= {f"{name}_{key}": value for key, value in values.items()}

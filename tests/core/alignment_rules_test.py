@@ -1,3 +1,5 @@
+"""The transforms against NumPy, and the orthogonal direction against linear algebra in float64."""
+
 import functools
 
 import jax
@@ -5,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soseleto_jax import center_by_class, residual_normalize, standardize
-from tests import problems
+from soseleto_jax.core.alignment_rules import center_by_class, orthogonal, residual_normalize, scale_by_std
+from tests import oracle, problems
 
 SIZE = 12
 RNG = np.random.default_rng(0)
@@ -20,7 +22,7 @@ def _center(q, losses, labels):
   return q - np.array([q[labels == label].mean() for label in labels])
 
 
-def _standardize(q, losses, labels):
+def _scale(q, losses, labels):
   return q / np.std(q)
 
 
@@ -28,55 +30,60 @@ def _residual_normalize(q, losses, labels):
   return q / (1 - np.exp(-losses))
 
 
-TRANSFORMS = pytest.mark.parametrize(
-  "transform, definition",
-  [(center_by_class(5), _center), (standardize(), _standardize), (residual_normalize(), _residual_normalize)],
-  ids=["center_by_class", "standardize", "residual_normalize"],
-)
+DEFINITIONS = {
+  "center_by_class": (center_by_class(5), _center),
+  "scale_by_std": (scale_by_std(), _scale),
+  "residual_normalize": (residual_normalize(), _residual_normalize),
+}
+EACH = pytest.mark.parametrize("name", DEFINITIONS)
+
+
+@functools.cache
+def _compiled(name):
+  return problems.jit(functools.partial(DEFINITIONS[name][0], axis_name=None))
 
 
 def _batch(mask=MASK):
   return {"label": LABELS, "mask": mask}
 
 
-@TRANSFORMS
+@EACH
 @pytest.mark.parametrize("mask", [MASK, np.ones(SIZE, bool)], ids=["masked", "whole"])
-def test_definition(transform, definition, mask):
-  result = np.asarray(transform(Q, LOSSES, _batch(mask), None))
+def test_definition(name, mask):
+  result = np.asarray(_compiled(name)(Q, LOSSES, _batch(mask)))
   assert result.shape == (SIZE,) and result.dtype == np.float32
   wide = (array[mask].astype(np.float64) for array in (Q, LOSSES))
-  np.testing.assert_allclose(result[mask], definition(*wide, LABELS[mask]), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(result[mask], DEFINITIONS[name][1](*wide, LABELS[mask]), rtol=1e-5, atol=1e-6)
 
 
-@TRANSFORMS
-def test_masked_rows_count_for_nothing(transform, definition):
+@EACH
+def test_masked_rows_count_for_nothing(name):
   other_q, other_losses, other_labels = Q.copy(), LOSSES.copy(), LABELS.copy()
   other_q[~MASK], other_losses[~MASK], other_labels[~MASK] = [100, -100, 7], 0, [-1, 3, 77]
-  result = transform(other_q, other_losses, {"label": other_labels, "mask": MASK}, None)
-  problems.assert_same_bits(np.asarray(result)[MASK], np.asarray(transform(Q, LOSSES, _batch(), None))[MASK])
+  result = _compiled(name)(other_q, other_losses, {"label": other_labels, "mask": MASK})
+  problems.assert_same_bits(np.asarray(result)[MASK], np.asarray(_compiled(name)(Q, LOSSES, _batch()))[MASK])
 
 
-@TRANSFORMS
-@pytest.mark.parametrize("shards", [2, 6])
-def test_statistics_are_of_the_whole_batch(transform, definition, shards):
-  """Under a mapped axis; with 6 shards of 2 rows no shard holds a whole class."""
-  cut = functools.partial(jax.tree.map, lambda array: array.reshape(shards, -1))
-  mapped = jax.vmap(functools.partial(transform, axis_name="data"), axis_name="data")
+@EACH
+def test_statistics_are_of_the_whole_batch(name):
+  """Under a mapped axis, on which no shard holds a whole class."""
+  cut = functools.partial(jax.tree.map, lambda array: array.reshape(6, -1))
+  mapped = problems.jit(jax.vmap(functools.partial(DEFINITIONS[name][0], axis_name="data"), axis_name="data"))
   result = mapped(*cut((Q, LOSSES, _batch()))).reshape(-1)
-  np.testing.assert_allclose(result[MASK], transform(Q, LOSSES, _batch(), None)[MASK], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(result[MASK], _compiled(name)(Q, LOSSES, _batch())[MASK], rtol=1e-5, atol=1e-6)
 
 
 def test_center_by_class_reads_labels_where_told():
   batch = {"noisy": LABELS, "label": LABELS[::-1], "mask": MASK}
-  result = center_by_class(5, label_key="noisy")(Q, LOSSES, batch, None)
-  np.testing.assert_array_equal(result, center_by_class(5)(Q, LOSSES, _batch(), None))
+  result = problems.jit(functools.partial(center_by_class(5, label_key="noisy"), axis_name=None))(Q, LOSSES, batch)
+  np.testing.assert_allclose(result, _compiled("center_by_class")(Q, LOSSES, _batch()), rtol=1e-5, atol=1e-6)
 
 
-@TRANSFORMS
-def test_a_batch_without_spread_stays_finite(transform, definition):
+@EACH
+def test_a_batch_without_spread_stays_finite(name):
   for mask in (np.zeros(SIZE, bool), np.arange(SIZE) == 3):
     zeros = np.zeros(SIZE, np.float32)
-    np.testing.assert_array_equal(transform(zeros, zeros, _batch(mask), None), zeros)
+    np.testing.assert_array_equal(_compiled(name)(zeros, zeros, _batch(mask)), zeros)
 
 
 def test_residual_normalize_bounds_the_gain_of_a_perfect_example():
@@ -84,6 +91,77 @@ def test_residual_normalize_bounds_the_gain_of_a_perfect_example():
   np.testing.assert_allclose(gain, [2000], rtol=1e-5)
 
 
-def test_standardize_leaves_nothing_of_equal_alignments():
-  mask = jnp.array([True, False, False])
-  assert standardize()(jnp.array([3.0, 0.0, 0.0]), jnp.ones(3), {"mask": mask}, None)[0] == 0
+def test_scale_by_std_leaves_nothing_of_equal_alignments():
+  alone = np.arange(SIZE) == 2
+  assert _compiled("scale_by_std")(np.where(alone, np.float32(3), 0), LOSSES, _batch(alone))[2] == 0
+
+
+# The orthogonal direction.
+
+
+def _matrix(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@functools.cache
+def _orthogonal():
+  return problems.jit(orthogonal)
+
+
+def test_orthogonal_is_the_polar_factor():
+  """Of a kernel as a matrix of inputs by outputs; its length is the nuclear norm times the root of the rank."""
+  gradients = [_matrix(*shape) for shape in ((6, 3), (3, 6), (1, 4), (4, 1), (5, 5, 3, 4))]
+  for gradient, direction in zip(gradients, _orthogonal()(gradients), strict=True):
+    assert direction.shape == gradient.shape and direction.dtype == jnp.float32
+    flat = gradient.reshape(-1, gradient.shape[-1]).astype(np.float64)
+    np.testing.assert_allclose(direction.reshape(flat.shape), oracle.orthogonal(flat), rtol=1e-4, atol=1e-4)
+    nuclear, rank = np.linalg.norm(flat, "nuc"), min(flat.shape)
+    np.testing.assert_allclose(np.linalg.norm(direction), nuclear * np.sqrt(rank), rtol=1e-4)
+
+
+def test_orthogonal_is_the_steepest_in_the_spectral_norm():
+  """No other direction of the same spectral norm has a larger inner product with the gradient."""
+  gradient = _matrix(6, 3)
+
+  def steepness(direction):
+    return np.vdot(gradient, direction) / np.linalg.norm(direction, 2)
+
+  best = steepness(np.asarray(_orthogonal()(gradient)))
+  np.testing.assert_allclose(best, np.linalg.norm(gradient, "nuc"), rtol=1e-5)
+  assert steepness(gradient) < 0.9 * best
+  others = gradient + _matrix(50, 6, 3, seed=1)
+  assert all(steepness(other) < best for other in others)
+
+
+def test_orthogonal_of_what_spans_nothing_adds_nothing():
+  """The gradient of a softmax has less than full rank: directions beside its span would be rounding errors."""
+  columns = _matrix(6, 2)
+  gradient = np.stack([columns[:, 0], columns[:, 1], -columns.sum(axis=1)], axis=1)
+  direction = np.asarray(_orthogonal()(gradient))
+  np.testing.assert_allclose(direction.sum(axis=1), 0, atol=1e-3)
+  np.testing.assert_allclose(direction, oracle.orthogonal(gradient.astype(np.float64)), rtol=1e-3, atol=1e-3)
+  problems.assert_same_bits(_orthogonal()(np.zeros((6, 3), np.float32)), np.zeros((6, 3), np.float32))
+
+
+def test_orthogonal_scale_and_small_numbers():
+  """In proportion to the gradient, as the gradient is itself, down to the smallest."""
+  gradient = _matrix(6, 3)
+  for scale in (1e-30, 1e-6, 1e6):
+    scaled = _orthogonal()(np.float32(scale) * gradient)
+    np.testing.assert_allclose(np.asarray(scaled) / scale, _orthogonal()(gradient), rtol=1e-3, atol=1e-3)
+
+
+def test_orthogonal_leaves_vectors_and_dtypes():
+  gradient = {"bias": jnp.float32([1, 0, -2]), "scale": jnp.float32(3), "kernel": jnp.ones((2, 3), jnp.bfloat16)}
+  direction = _orthogonal()(gradient | {"left_out": None})
+  problems.assert_same_bits((direction["bias"], direction["scale"]), (gradient["bias"], gradient["scale"]))
+  assert direction["kernel"].dtype == jnp.bfloat16 and direction["left_out"] is None
+
+
+def test_orthogonal_of_what_is_not_finite_shows():
+  gradients = _matrix(2, 6, 3)
+  gradients[0, 1, 2] = np.nan
+  assert np.isnan(_orthogonal()(gradients[0])).any()
+  assert np.isfinite(_orthogonal()(gradients[1])).all()
+  directions = problems.jit(jax.vmap(orthogonal))(gradients)
+  assert np.isnan(directions[0]).any() and np.isfinite(directions[1]).all()

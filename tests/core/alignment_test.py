@@ -1,63 +1,63 @@
+"""`Qᵀ v` by either contraction, and what `Alignment` makes of it."""
+
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen as nn
 
-from soseleto_jax import gradient_alignment, models
+from soseleto_jax import Alignment, gradient_alignment
+from soseleto_jax.core.forward import Forward
+from soseleto_jax.core.losses import Examples
 from tests import oracle, problems
 
-
-class _Cnn(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.relu(nn.Conv(3, (3, 3))(x))
-    x = nn.avg_pool(nn.tanh(nn.Conv(4, (3, 3), strides=2)(x)), (2, 2), strides=(2, 2))
-    return nn.Dense(problems.CLASSES)(x.reshape(x.shape[0], -1))
-
-
-NETWORKS = {
-  "mlp": (models.get_model("mlp", problems.CLASSES, hidden=(5, 4)), (problems.FEATURES,)),
-  "cnn": (_Cnn(), (6, 6, 2)),
-  "resnet": (models.get_model("resnet", problems.CLASSES, norm="group", width=8, stage_sizes=(1, 1)), (6, 6, 2)),
-}
-
-
-def _network(name, size=7):
-  model, shape = NETWORKS[name]
-  batch = problems.batch(3, size, shape=shape)
-  params = problems.jit(model.init)(jax.random.key(0), batch["x"])["params"]
-  direction = jax.tree.map(lambda p: np.random.default_rng(p.size).normal(size=p.shape).astype(np.float32), params)
-
-  def loss(params, batch, rng):
-    logits = model.apply({"params": params}, batch["x"])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-
-  return loss, params, batch, direction
+CONTRACTIONS = pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
 
 
 def _align(loss, *args, **options):
   return problems.jit(lambda *args: gradient_alignment(loss, *args, **options))(*args)
 
 
-@pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
+@CONTRACTIONS
 def test_is_the_inner_product_of_every_gradient(x64, contraction):
   params = problems.tanh_params(dtype=float)
   direction = problems.tanh_params(1, dtype=float)
   batch = problems.batch(0, 5, dtype=float)
-  to_numpy = lambda tree: jax.tree.map(np.asarray, tree)
-  _, rows = oracle.batch_losses(to_numpy(params), "classifier", batch)
+  _, rows = oracle.batch_losses(jax.device_get(params), "classifier", batch)
   q = _align(problems.tanh_loss(), params, batch, direction, contraction=contraction)
-  np.testing.assert_allclose(q, rows @ oracle.flatten(to_numpy(direction)), rtol=1e-10)
+  np.testing.assert_allclose(q, rows @ oracle.flatten(jax.device_get(direction)), rtol=1e-10)
 
 
-@pytest.mark.parametrize(
-  "name, microbatch_sizes", [("mlp", (None, 1, 3, 7, 20)), ("cnn", (None, 3)), ("resnet", (None,))]
-)
+def _convolution(x, kernel, stride=1):
+  numbers = ("NHWC", "HWIO", "NHWC")
+  return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=numbers)
+
+
+def _cnn_loss(params, batch, rng):
+  x = jax.nn.relu(_convolution(batch["x"], params["first"]))
+  x = jnp.tanh(_convolution(x, params["second"], stride=2))
+  x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+  logits = x.reshape(len(x), -1) @ params["classifier"]
+  return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+
+
+def _network(name):
+  """Loss, parameters and the shape of an input."""
+  if name == "mlp":
+    return problems.tanh_loss(), problems.tanh_params(), (problems.FEATURES,)
+  shapes = {"first": (3, 3, 2, 3), "second": (3, 3, 3, 4), "classifier": (4, problems.CLASSES)}
+  rng = np.random.default_rng(0)
+  return _cnn_loss, {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}, (6, 6, 2)
+
+
+@pytest.mark.parametrize("name, microbatch_sizes", [("mlp", (1, 3, 7, 20)), ("cnn", (None,))])
 def test_contractions_are_equal(name, microbatch_sizes):
   """With 7 rows, also in microbatches that do not divide them."""
-  args = _network(name)
+  loss, params, shape = _network(name)
+  direction = jax.tree.map(lambda p: np.random.default_rng(p.size).normal(size=p.shape).astype(np.float32), params)
+  args = loss, params, problems.batch(3, 7, shape=shape), direction
   q = _align(*args)
   assert q.shape == (7,) and q.dtype == np.float32 and np.std(q) > 0.1
   for size in microbatch_sizes:
@@ -66,15 +66,21 @@ def test_contractions_are_equal(name, microbatch_sizes):
     np.testing.assert_allclose(formed, q, rtol=1e-4, atol=1e-5 * np.max(np.abs(q)))
 
 
-@pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
+@CONTRACTIONS
 def test_a_leaf_none_counts_as_zero(contraction):
   loss, params, batch = problems.tanh_loss(), problems.tanh_params(), problems.batch(0, 5)
   direction = problems.tanh_params(1)
-  partial = _align(loss, params, batch, {**direction, "w": None, "b": None}, contraction=contraction)
+
+  @problems.jit
+  def partial_and_rest(direction):
+    align = functools.partial(gradient_alignment, loss, params, batch, contraction=contraction)
+    return align({**direction, "w": None, "b": None}), align({**direction, "classifier": None})
+
+  whole = problems.jit(functools.partial(gradient_alignment, loss, params, batch))
+  partial, rest = partial_and_rest(direction)
   zeros = {name: jnp.zeros_like(direction[name]) for name in ("w", "b")}
-  np.testing.assert_allclose(partial, _align(loss, params, batch, {**direction, **zeros}), rtol=1e-4)
-  rest = _align(loss, params, batch, {**direction, "classifier": None}, contraction=contraction)
-  np.testing.assert_allclose(partial + rest, _align(loss, params, batch, direction), rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(partial, whole({**direction, **zeros}), rtol=1e-4)
+  np.testing.assert_allclose(partial + rest, whole(direction), rtol=1e-4, atol=1e-5)
 
 
 def test_a_leaf_none_costs_no_tangent_pass():
@@ -91,29 +97,33 @@ def test_a_leaf_none_costs_no_tangent_pass():
   assert products({**params, "w": None, "b": None}) == forward + 1
 
 
-@pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
+@CONTRACTIONS
 def test_accumulates_in_float32(contraction):
   """In bfloat16 256 + 1 is 256: a sum in bfloat16 would lose the ones, and could not hold the result, 297."""
-  loss = lambda params, batch, rng: batch["x"] @ params.astype(jnp.float32)
+
+  def loss(params, batch, rng):
+    return batch["x"] @ params.astype(jnp.float32)
+
   rows = np.ones((2, 42), np.float32)
   rows[0, 0] = 256
+  assert np.asarray(256, jnp.bfloat16) + np.asarray(1, jnp.bfloat16) == 256
   ones = jnp.ones(42, jnp.bfloat16)
-  lost = jax.lax.fori_loop(0, 42, lambda i, total: total + jnp.asarray(rows, jnp.bfloat16)[0, i] * ones[i], ones[0] * 0)
-  assert lost == 256
   # Not under jit, where XLA may keep more precision than it is told to.
   q = gradient_alignment(loss, ones, {"x": rows}, ones, contraction=contraction)
   assert q.dtype == jnp.float32
   np.testing.assert_array_equal(q, [297, 42])
 
 
-def test_the_key_reaches_the_loss():
-  loss = lambda params, batch, rng: params * jax.random.normal(rng, batch["x"].shape[:1])
+@CONTRACTIONS
+def test_the_key_reaches_the_loss(contraction):
+  def loss(params, batch, rng):
+    return params * jax.random.normal(rng, batch["x"].shape[:1])
+
   args = loss, jnp.float32(1), problems.batch(0, 3), jnp.float32(1)
-  keys = jax.random.key(0), jax.random.key(1)
-  for contraction in ("jvp", "vmap_grad"):
-    first, second = (gradient_alignment(*args, contraction=contraction, rng=key) for key in keys)
-    assert len({*first.tolist(), *second.tolist()}) == 6
-    np.testing.assert_array_equal(first, gradient_alignment(*args, contraction=contraction))
+  align = problems.jit(lambda rng: gradient_alignment(*args, contraction=contraction, rng=rng))
+  first, second = (align(jax.random.key(seed)) for seed in (0, 1))
+  assert len({*first.tolist(), *second.tolist()}) == 6
+  np.testing.assert_allclose(first, _align(*args, contraction=contraction), rtol=1e-5)  # key 0 where none is given
 
 
 @pytest.mark.parametrize(
@@ -128,20 +138,71 @@ def test_the_key_reaches_the_loss():
 def test_errors_for_options(options, message):
   with pytest.raises(ValueError, match=message):
     gradient_alignment(problems.tanh_loss(), problems.tanh_params(), problems.batch(0, 4), None, **options)
+  with pytest.raises(ValueError, match=message):
+    Alignment(**options)
 
 
-@pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
+@CONTRACTIONS
 def test_error_for_a_mean_loss(contraction):
+  def mean(*args):
+    return jnp.mean(problems.tanh_loss()(*args))
+
   params, batch = problems.tanh_params(), problems.batch(0, 4)
-  mean = lambda *args: jnp.mean(problems.tanh_loss()(*args))
   with pytest.raises(ValueError, match=r"shape \(\) for a batch of 4: return one loss per example"):
     gradient_alignment(mean, params, batch, params, contraction=contraction)
 
 
-@pytest.mark.parametrize(
-  "bad", [{"extra": np.zeros(3)}, {"extra": np.float32(1)}, {"extra": np.zeros((1, 4))}], ids=["short", "scalar", "1"]
-)
-def test_error_for_a_ragged_batch(bad):
-  params = problems.tanh_params()
-  with pytest.raises(ValueError, match="same leading axis, one row per example"):
-    gradient_alignment(problems.tanh_loss(), params, problems.batch(0, 4, **bad), params)
+# Alignment, of a forward pass that is made up.
+
+
+Q, LOSSES = jnp.float32([1, -2, 3, 4]), jnp.float32([0.5, 1, 2, jnp.nan])
+MASK = np.array([True, True, True, False])
+
+
+def _of(alignment, g_target=None, q=Q):
+  """q, and what was asked to make it of the direction."""
+  asked = []
+  source = Forward(None, LOSSES, None, pull=None, push=lambda direction: asked.append(direction) or q)
+  examples = Examples({"tag": jnp.float32([1, 2, 3, 4])}, MASK, jax.random.key(0), None, None)
+  return np.asarray(alignment.of(source, None, examples, g_target)), asked[0]
+
+
+def test_as_published_q_is_the_product_with_the_target_gradient():
+  g_target = {"w": jnp.ones(2), "b": jnp.zeros(3)}
+  q, direction = _of(Alignment(), g_target)
+  problems.assert_same_bits(q, np.float32([1, -2, 3, 0]))
+  assert direction is g_target
+
+
+def test_the_direction_is_made_of_the_leaves_that_take_part():
+  g_target = {"w": (jnp.ones(2), jnp.ones(1)), "b": jnp.zeros(3)}
+  seen = []
+  alignment = Alignment(params={"w": (False, True), "b": True}, direction=lambda g: seen.append(g) or "another")
+  assert _of(alignment, g_target)[1] == "another"
+  assert seen[0]["w"][0] is None and seen[0]["w"][1] is g_target["w"][1] and seen[0]["b"] is g_target["b"]
+
+
+def test_transforms_chain_and_see_the_batch():
+  """In turn; what becomes of masked rows does not matter, nor do their losses."""
+  seen = []
+
+  def double(q, losses, batch, axis_name):
+    seen.append((batch, losses, axis_name))
+    return jnp.where(batch["mask"], 2 * q, jnp.nan)
+
+  def add_tagged_loss(q, losses, batch, axis_name):
+    return q + losses * batch["tag"]
+
+  q, _ = _of(Alignment(transforms=[double, add_tagged_loss]))
+  np.testing.assert_array_equal(q, [2.5, -2, 12, 0])
+  q, _ = _of(Alignment(transforms=(add_tagged_loss, double)))
+  np.testing.assert_array_equal(q, [3, 0, 18, 0])
+  batch, losses, axis_name = seen[0]
+  assert batch.keys() == {"tag", "mask"} and axis_name is None
+  np.testing.assert_array_equal(batch["mask"], MASK)
+  np.testing.assert_array_equal(losses, [0.5, 1, 2, 0])
+
+
+def test_masked_rows_are_0_whatever_they_hold():
+  q, _ = _of(Alignment(), q=jnp.float32([1, -2, jnp.inf, jnp.nan]))
+  np.testing.assert_array_equal(q, [1, -2, np.inf, 0])

@@ -8,8 +8,18 @@ import numpy as np
 import optax
 import pytest
 
-from soseleto_jax import center_by_class, init_train_state, make_train_step, residual_normalize, standardize
-from soseleto_jax.core import alignment_rules
+from soseleto_jax import (
+  Alignment,
+  TargetDescent,
+  burn_in,
+  center_by_class,
+  init_train_state,
+  make_joint_step,
+  make_train_step,
+  orthogonal,
+  residual_normalize,
+  scale_by_std,
+)
 from tests import oracle, problems
 
 NUM_SOURCE = 11
@@ -18,11 +28,12 @@ OPTIMIZERS = {
   "momentum": (lambda: optax.sgd(0.1, momentum=0.9), lambda: oracle.Sgd(0.1, 0.9)),
   "adam": (lambda: optax.adam(0.05), lambda: oracle.Adam(0.05)),
 }
-# Parameter names of the source's and the target's head, and those that descend the target loss too.
+# Parameter names of the source's and the target's head, those that descend the target loss too, and all heads.
 HEADS = {
-  "shared": ("classifier", "classifier", ()),
-  "shared_marked": ("classifier", "classifier", ("classifier",)),
-  "two_heads": ("source_head", "target_head", ("target_head",)),
+  "shared": ("classifier", "classifier", (), {"classifier": 3}),
+  "shared_marked": ("classifier", "classifier", ("classifier",), {"classifier": 3}),
+  "two_heads": ("source_head", "target_head", ("target_head",), {"source_head": 3, "target_head": 2}),
+  "with_another": ("classifier", "classifier", ("b", "other"), {"classifier": 3, "other": 3}),
 }
 
 
@@ -38,57 +49,72 @@ def _batches(target_classes):
   return list(zip(source, target, strict=True))
 
 
-def _names_to_mask(names, params):
-  return None if names is None else {name: name in names for name in params}
+def _compare(
+  optimizer="sgd",
+  heads="shared",
+  *,
+  aligned=None,
+  alignment_head=None,
+  descent_head=None,
+  target_weight=1.0,
+  alignment=None,
+  source_weights=None,
+  by_oracle=None,
+  **options,
+):
+  """Runs both; float64 throughout, so that any difference in the mathematics shows on every machine.
 
-
-def _compare(optimizer="sgd", heads="shared", *, direction=None, transform=None, oracle_transform=None, **options):
-  """Runs both; float64 throughout, so that any difference in the mathematics shows."""
-  source_head, target_head, target_params = HEADS[heads]
-  classes = {"classifier": 3} if heads != "two_heads" else {"source_head": 3, "target_head": 2}
+  `alignment`, `source_weights` and `by_oracle` are what one of the two gets alone.
+  """
+  source_head, target_head, target_params, classes = HEADS[heads]
   params = problems.tanh_params(dtype=float, **classes)
-  batches = _batches(classes[target_head])
-  alpha = np.random.default_rng(1).uniform(size=NUM_SOURCE)
   make_optax, make_oracle = OPTIMIZERS[optimizer]
+  options = {"alpha_step_size": 0.4} | options
 
-  step_options = {"alpha_step_size": 0.4} | options
-  alignment_params = step_options.pop("alignment_params", None)
-  step = problems.jit(
-    make_train_step(
-      problems.tanh_loss(source_head),
-      problems.tanh_loss(target_head),
-      make_optax(),
-      target_params=_names_to_mask(target_params, params) if target_params else None,
-      alignment_params=_names_to_mask(alignment_params, params),
-      alignment_direction=None if direction is None else functools.partial(alignment_rules.orthogonal, damping=1e-9),
-      alignment_transform=transform,
-      **step_options,
-    )
+  def marks(names):
+    return None if names is None else {name: name in names for name in params}
+
+  def loss(head):
+    return None if head is None else problems.tanh_loss(head)
+
+  step = make_train_step(
+    loss(source_head),
+    loss(target_head),
+    make_optax(),
+    alignment=Alignment(params=marks(aligned), loss=loss(alignment_head), **(alignment or {})),
+    target_descent=TargetDescent(marks(target_params), loss(descent_head), target_weight) if target_params else None,
+    source_weights=source_weights,
+    **options,
   )
-  state = init_train_state(params, make_optax(), NUM_SOURCE)
-  state = state.replace(alpha=jnp.asarray(alpha, float))
-
-  oracle_options = {k: v for k, v in step_options.items() if k not in ("contraction", "microbatch_size")}
-  expected = oracle.run(
-    params,
-    alpha,
-    batches,
-    make_oracle(),
+  expected = functools.partial(
+    oracle.run,
+    optimizer=make_oracle(),
     source_head=source_head,
     target_head=target_head,
     target_params=target_params,
-    alignment_params=alignment_params,
-    direction=direction,
-    transform=oracle_transform,
-    **oracle_options,
+    target_weight=target_weight,
+    descent_head=descent_head,
+    alignment_params=aligned,
+    alignment_head=alignment_head,
+    **options,
+    **(by_oracle or {}),
   )
-  clipped = False
-  for (source, target), (params, alpha, metrics) in zip(batches, expected, strict=True):
-    state, step_metrics = step(state, source, target)
-    np.testing.assert_allclose(state.alpha, alpha, rtol=1e-9, atol=1e-11)
-    problems.assert_close(state.params, params, rtol=1e-9, atol=1e-11)
-    problems.assert_close(step_metrics, metrics, rtol=1e-5, atol=1e-7)
-    clipped |= np.any((alpha == 0) | (alpha == 1))
+  return _follow(step, expected, params, make_optax(), classes[target_head])
+
+
+def _follow(step, by_oracle, params, optimizer, target_classes=3):
+  """Compares each of the steps; returns whether a weight reached a bound."""
+  batches = _batches(target_classes)
+  alpha = np.random.default_rng(1).uniform(size=NUM_SOURCE)
+  state = init_train_state(params, optimizer, NUM_SOURCE).replace(alpha=jnp.asarray(alpha, float))
+  step, clipped = problems.jit(step), False
+  expected = by_oracle(params, alpha, batches)
+  for (source, target), (new_params, new_alpha, new_metrics) in zip(batches, expected, strict=True):
+    state, metrics = step(state, source, target)
+    np.testing.assert_allclose(state.alpha, new_alpha, rtol=1e-9, atol=1e-11)
+    problems.assert_close(state.params, new_params, rtol=1e-9, atol=1e-11)
+    problems.assert_close(metrics, new_metrics, rtol=1e-5, atol=1e-7)
+    clipped |= np.any((new_alpha == 0) | (new_alpha == 1))
   return clipped
 
 
@@ -104,20 +130,27 @@ def test_oracle_gradients_by_automatic_differentiation(x64, head):
     np.testing.assert_allclose(rows[j], oracle.flatten(jax.tree.map(np.asarray, row)), rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("alpha_first", [False, True])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_algorithm_1(x64, optimizer, alpha_first, heads):
+@pytest.mark.parametrize(
+  "optimizer, heads, alpha_first",
+  [
+    ("sgd", "shared", False),
+    ("momentum", "shared", True),
+    ("adam", "shared_marked", False),
+    ("sgd", "shared_marked", True),
+    ("momentum", "two_heads", False),
+    ("adam", "two_heads", True),
+  ],
+)
+def test_algorithm_1(x64, optimizer, heads, alpha_first):
   assert _compare(optimizer, heads, alpha_first=alpha_first), "no weight reached a bound: the clip was not tested"
 
 
-@pytest.mark.parametrize("heads, microbatch_size", [("shared", None), ("shared_marked", 4), ("two_heads", 4)])
+@pytest.mark.parametrize("heads, microbatch_size", [("shared", None), ("two_heads", 4)])
 def test_algorithm_1_with_q_formed(x64, heads, microbatch_size):
-  _compare("momentum", heads, contraction="vmap_grad", microbatch_size=microbatch_size)
+  _compare("momentum", heads, alignment={"contraction": "vmap_grad", "microbatch_size": microbatch_size})
 
 
-@pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("alpha_first", [False, True])
+@pytest.mark.parametrize("heads, alpha_first", [("two_heads", False), ("shared", True)])
 def test_lookahead(x64, heads, alpha_first):
   _compare("sgd", heads, alpha_first=alpha_first, lookahead=0.7)
 
@@ -125,35 +158,58 @@ def test_lookahead(x64, heads, alpha_first):
 @pytest.mark.parametrize(
   "heads, aligned, contraction",
   [
-    ("shared", ["classifier"], "jvp"),
     ("shared", ["classifier"], "vmap_grad"),
     ("shared_marked", ["w", "b"], "jvp"),
-    ("two_heads", ["w"], "vmap_grad"),
     ("two_heads", ["source_head", "target_head"], "jvp"),
   ],
 )
 def test_alignment_params(x64, heads, aligned, contraction):
-  _compare("sgd", heads, alignment_params=aligned, contraction=contraction, lookahead=0.2)
+  _compare("sgd", heads, aligned=aligned, alignment={"contraction": contraction}, lookahead=0.2)
+
+
+@pytest.mark.parametrize(
+  "heads, aligned, contraction", [("shared_marked", ["classifier"], "jvp"), ("two_heads", None, "vmap_grad")]
+)
+def test_alignment_direction(x64, heads, aligned, contraction):
+  def by_definition(gradient):
+    return {name: oracle.orthogonal(leaf) if leaf.ndim == 2 and leaf.any() else leaf for name, leaf in gradient.items()}
+
+  alignment = {"direction": functools.partial(orthogonal, damping=1e-9), "contraction": contraction}
+  _compare("sgd", heads, aligned=aligned, alignment=alignment, by_oracle={"direction": by_definition}, lookahead=0.2)
 
 
 @pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
-@pytest.mark.parametrize("heads, aligned", [("shared", None), ("shared_marked", ["classifier"]), ("two_heads", ["w"])])
-def test_alignment_direction(x64, heads, aligned, contraction):
-  orthogonal = lambda gradient: {
-    name: oracle.orthogonal(leaf) if leaf.ndim == 2 else leaf for name, leaf in gradient.items()
-  }
-  _compare("sgd", heads, direction=orthogonal, alignment_params=aligned, contraction=contraction, lookahead=0.2)
+def test_alignment_of_another_loss(x64, contraction):
+  """The parameters descend the one, and alpha moves by the other; both read the same target gradient."""
+  _compare("momentum", "with_another", alignment_head="other", alignment={"contraction": contraction}, lookahead=0.2)
+
+
+def test_target_descent_of_another_loss(x64):
+  """Leaves that no alignment needs descend a loss that steers nothing, with a weight, ahead of the parameters."""
+  _compare("momentum", "with_another", aligned=["w"], descent_head="other", target_weight=0.3, lookahead=0.2)
+
+
+@pytest.mark.parametrize("heads, alpha_first", [("two_heads", False), ("shared", True)])
+def test_burn_in(x64, heads, alpha_first):
+  by_definition = {"source_weights": lambda alpha, step: np.ones_like(alpha) if step < 3 else alpha}
+  options = {"alpha_first": alpha_first, "lookahead": 0.3}
+  _compare("momentum", heads, source_weights=burn_in(3), by_oracle=by_definition, **options)
 
 
 @pytest.mark.parametrize("alpha_first", [False, True])
-@pytest.mark.parametrize("heads", ["shared", "two_heads"])
-def test_burn_in(x64, heads, alpha_first):
-  _compare("momentum", heads, burn_in=3, alpha_first=alpha_first, lookahead=0.3)
+def test_source_weights(x64, alpha_first):
+  """Of one's own: of the old weights ahead of the parameters, of the new ones in their update where alpha is first."""
+
+  def weights(alpha, step):
+    return alpha**2 + 0.1 * step
+
+  by_oracle = {"source_weights": weights}
+  _compare(source_weights=weights, by_oracle=by_oracle, alpha_first=alpha_first, lookahead=0.3)
 
 
 def test_schedules(x64):
-  schedule = lambda step: 0.1 * (step + 1)
-  _compare("adam", alpha_step_size=schedule, lookahead=lambda step: 0.5 / (step + 1))
+  switch = optax.piecewise_constant_schedule(0.1, {2: 4.0})
+  _compare("adam", alpha_step_size=switch, lookahead=lambda step: 0.5 / (step + 1))
 
 
 def test_transforms(x64):
@@ -161,18 +217,31 @@ def test_transforms(x64):
     q = q - np.array([q[labels == label].mean() for label in labels])
     return q / (1 - np.exp(-losses)) / np.std(q / (1 - np.exp(-losses)))
 
-  transform = [center_by_class(problems.CLASSES), residual_normalize(), standardize()]
-  _compare("sgd", transform=transform, oracle_transform=in_numpy, alpha_step_size=0.02)
+  transforms = (center_by_class(problems.CLASSES), residual_normalize(), scale_by_std())
+  _compare("sgd", alignment={"transforms": transforms}, by_oracle={"transform": in_numpy}, alpha_step_size=0.02)
 
 
-@pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
-def test_algorithm_1_in_float32(contraction):
+def test_joint_training(x64):
+  """All parameters descend both losses, and alpha stays."""
+  loss, params, target_weight = problems.tanh_loss(), problems.tanh_params(dtype=float), 0.25
+  make_optax, make_oracle = OPTIMIZERS["momentum"]
+  step = make_joint_step(loss, loss, make_optax(), target_weight=target_weight)
+  by_oracle = functools.partial(
+    oracle.run,
+    optimizer=make_oracle(),
+    alpha_step_size=0.0,
+    target_params=tuple(params),
+    target_weight=target_weight,
+    direction=lambda gradient: jax.tree.map(np.zeros_like, gradient),
+  )
+  _follow(step, by_oracle, params, make_optax())
+
+
+def test_algorithm_1_in_float32():
   """The same mathematics in the precision that users get."""
   params, batches = problems.tanh_params(), _batches(3)
-  optimizer = optax.adam(0.05)
-  step = problems.jit(
-    make_train_step(problems.tanh_loss(), problems.tanh_loss(), optimizer, alpha_step_size=0.4, contraction=contraction)
-  )
+  optimizer, loss = optax.adam(0.05), problems.tanh_loss()
+  step = problems.jit(make_train_step(loss, loss, optimizer, alpha_step_size=0.4))
   state = init_train_state(params, optimizer, NUM_SOURCE)
   expected = oracle.run(params, np.full(NUM_SOURCE, 0.5), batches, oracle.Adam(0.05), alpha_step_size=0.4)
   for (source, target), (params, alpha, metrics) in zip(batches, expected, strict=True):

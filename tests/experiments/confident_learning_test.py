@@ -37,7 +37,7 @@ def steps(monkeypatch):
 
 
 def make_config(**fields):
-  return runs.make_config(method="confident_learning", optimizer__weight_decay=0.0, **fields)
+  return runs.make_config(**{"method": "joint", "optimizer__weight_decay": 0.0} | fields)
 
 
 def make_task(*, label_of, num_source=90, spread=0.3):
@@ -73,11 +73,11 @@ def test_folds():
   assert np.any(fold_of != lib._draw_folds(label, 4, seed=1))
 
 
-@pytest.mark.parametrize("final_method", lib.FINAL_METHODS)
-def test_wrong_labels_are_removed(tmp_path, final_method):
+@pytest.mark.parametrize("method", lib.FINAL_METHODS)
+def test_wrong_labels_are_removed(tmp_path, method):
   task = make_task(label_of=some_wrong)
-  config = make_config(num_epochs=6)
-  pruned = confident_learning(config, tmp_path, task, num_folds=2, final_method=final_method)
+  config = make_config(num_epochs=6, method=method)
+  pruned = confident_learning(config, tmp_path, task, num_folds=2)
   wrong = task.source["label"] != task.source["true_label"]
   assert np.mean(wrong[~pruned.kept]) > 0.9 and np.mean(~pruned.kept[wrong]) > 0.9
   assert pruned.summary["auc"] > 0.95 and pruned.summary["wrong_fraction"] == pytest.approx(0.2)
@@ -85,8 +85,8 @@ def test_wrong_labels_are_removed(tmp_path, final_method):
   given = pruned.pred_probs[np.arange(len(wrong)), task.source["label"]]
   np.testing.assert_allclose(pruned.quality, given, rtol=1e-6)
   assert len(pruned.result.alpha) == np.sum(pruned.kept)
-  assert pruned.result.summary["method"] == "confident_learning"
-  assert ("target_loss" in pruned.result.records[-1]) == (final_method == "joint")
+  assert pruned.result.summary["method"] == method and config.method == method
+  assert ("target_loss" in pruned.result.records[-1]) == (method == "joint")
   with np.load(tmp_path / "label_quality.npz") as saved:
     for name in ("kept", "quality", "pred_probs"):
       np.testing.assert_array_equal(saved[name], getattr(pruned, name))
@@ -96,7 +96,7 @@ def test_what_is_done_is_not_done_again(tmp_path, steps):
   task, config = make_task(label_of=some_wrong), make_config()
   train = lambda folder: confident_learning(config, tmp_path / folder, task, num_folds=2, fold_epochs=1)
   whole = train("whole")
-  fold, last = ([("source_only", s) for s in range(4)], [("confident_learning", s) for s in range(len(steps) - 8)])
+  fold, last = ([("source_only", s) for s in range(4)], [("joint", s) for s in range(len(steps) - 8)])
   assert steps == 2 * fold + last
   steps.crashes = {last[-1]}
   with pytest.raises(runs.Crash):
@@ -110,11 +110,12 @@ def test_what_is_done_is_not_done_again(tmp_path, steps):
 
 
 @pytest.mark.parametrize(
-  ("settings", "message"), [({"num_folds": 1}, "num_folds=1"), ({"final_method": "finetune"}, "'finetune'.*joint")]
+  ("method", "num_folds", "message"),
+  [("joint", 1, "num_folds=1"), ("finetune", 2, "config.method='finetune': choose one of joint, source_only")],
 )
-def test_bad_settings(tmp_path, settings, message):
+def test_bad_settings(tmp_path, method, num_folds, message):
   with pytest.raises(ValueError, match=message):
-    confident_learning(make_config(), tmp_path / "run", runs.make_task(), **settings)
+    confident_learning(make_config(method=method), tmp_path / "run", runs.make_task(), num_folds=num_folds)
   assert not (tmp_path / "run").exists()
 
 

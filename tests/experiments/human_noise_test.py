@@ -13,7 +13,7 @@ import pytest
 from configs import cifar10n, cifar_noise
 from experiments import human_noise, runs, table1
 from experiments.confident_learning import Pruned
-from soseleto_jax.config import METHODS, default_config, validate
+from soseleto_jax.config import default_config, validate
 
 
 @pytest.mark.parametrize("argument", ["", "small", "paper", "runlocal", "small,paper"])
@@ -48,7 +48,7 @@ def test_runs(protocol):
   chosen = human_noise.make_runs(protocol, [0, 1])
   assert [run.method for run in chosen] == 2 * list(human_noise.METHODS)
   for run in chosen:
-    validate(run.config, own_method=run.config.method not in METHODS)
+    validate(run.config)
     assert run.config.data == cifar10n.get_config("small" if protocol == "small" else "").data
     assert run.train is table1.METHODS[run.method].train
   assert bool(chosen[-1].config.alpha.transforms) and chosen[-1].method == "soseleto_joint"  # its best settings
@@ -80,15 +80,15 @@ def test_cells(tmp_path):
 def test_what_is_recorded_of_confident_learning(tmp_path, monkeypatch):
   """The accuracy of the last training, and how well the score finds the wrong labels."""
   method = human_noise.METHODS["confident_learning"]
-  summary = {"method": "confident_learning", "test_accuracy": 0.5, "num_source": 70}
-  result = types.SimpleNamespace(summary=summary, report=tmp_path / "report.html")
+  summary = {"method": "joint", "test_accuracy": 0.5, "num_source": 70}
+  result, task = types.SimpleNamespace(summary=summary), types.SimpleNamespace(source={})
   found = {"removed_fraction": 0.3, "wrong_fraction": 0.4, "auc": 0.8, "average_precision": 0.7}
 
-  def train(config, workdir, task, **settings):
-    assert (task, settings) == ("the data", {"num_folds": 4})
+  def train(config, workdir, given, **settings):
+    assert given is task and settings == {"num_folds": 4}
     return Pruned(result, np.ones(2, bool), np.ones(2), np.ones((2, 2)), found)
 
   monkeypatch.setattr(table1, "confident_learning", train)
-  monkeypatch.setattr(runs, "task_of", lambda config: "the data")
+  monkeypatch.setattr(runs, "task_of", lambda config: task)
   recorded = method.train(default_config(), tmp_path, num_folds=4)
   assert recorded == {"test_accuracy": 0.5, "num_source": 70} | found

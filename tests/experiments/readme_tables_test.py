@@ -1,4 +1,4 @@
-"""The tables in README.md and experiments/results are those that the records give."""
+"""The tables in README.md, docs/results.md and experiments/results are those that the records give."""
 
 import json
 import re
@@ -7,25 +7,34 @@ import shutil
 import pytest
 
 from experiments import readme_tables, runs, table1
+from soseleto_jax.report import figure_style
 
 
-def assert_up_to_date(results, readme, folder):
-  """Every table beside the records, and in README, is what rendering them in `folder` gives."""
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+  """Their drawing takes most of the time, and is tested where they are drawn."""
+  monkeypatch.setattr(figure_style, "save", lambda figure, path: None)
+
+
+def assert_up_to_date(results, pages, folder):
+  """Every table beside the records, and in the pages, is what rendering them in `folder` gives."""
   folder.mkdir()
   readme_tables.render_all(results, folder)
   read = lambda path: {file.name: file.read_text(encoding="utf-8") for file in path.glob("*.md")}
   assert read(results) == read(folder)
-  text = readme.read_text(encoding="utf-8")
-  assert text == readme_tables.filled(text, folder)
+  for page in pages:
+    text = page.read_text(encoding="utf-8")
+    assert text == readme_tables.filled(text, folder)
 
 
 def test_of_this_repository(tmp_path):
-  assert_up_to_date(runs.RESULTS, readme_tables.README, tmp_path / "rendered")
+  assert_up_to_date(runs.RESULTS, readme_tables.PAGES, tmp_path / "rendered")
 
 
-def test_places_are_whole_and_name_experiments():
+@pytest.mark.parametrize("page", readme_tables.PAGES, ids=lambda page: page.name)
+def test_places_are_whole_and_name_experiments(page):
   """A misspelt one would stay "not run" for ever."""
-  text = readme_tables.README.read_text(encoding="utf-8")
+  text = page.read_text(encoding="utf-8")
   places = [match.group(2, 3) for match in readme_tables._PLACE.finditer(text)]
   assert places and len(places) == len(set(places)) == text.count("<!-- end -->")
   assert len(places) == len(re.findall(r"<!-- \w+\.md", text))
@@ -41,7 +50,7 @@ PLACES = ("table1_small.md 1", "table2_small.md 1", "table1_small.md 2")
 
 @pytest.fixture
 def project(tmp_path):
-  """Folders of results and a README with a record each of two seeds, tables up to date."""
+  """A folder of results with a record each of two seeds, and a README, tables up to date."""
   results, readme = tmp_path / "results", tmp_path / "README.md"
   results.mkdir()
   for seed in (0, 1):
@@ -76,7 +85,7 @@ def test_tables_in_their_places(project, tmp_path):
   between = zip(PLACES, (first, "not run", second), strict=True)
   parts = [f"<!-- {place} -->\n\n{part}\n\n<!-- end -->" for place, part in between]
   assert text == "\n\n".join(["Results:", *parts]) + "\nEnd.\n"
-  assert_up_to_date(*project, tmp_path / "rendered")
+  assert_up_to_date(results, [readme], tmp_path / "rendered")
 
 
 @pytest.mark.parametrize("change", ["record", "protocol", "table", "stray", "readme", "lost"])
@@ -92,4 +101,4 @@ def test_what_is_not_up_to_date_is_found(project, tmp_path, change):
     "lost": table.unlink,
   }[change]()
   with pytest.raises(AssertionError):
-    assert_up_to_date(*project, tmp_path / "rendered")
+    assert_up_to_date(results, [readme], tmp_path / "rendered")

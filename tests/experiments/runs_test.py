@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import runs
-from soseleto_jax import methods
 from soseleto_jax.config import default_config
-from soseleto_jax.report import source_weights
+from soseleto_jax.run.signals import Preempted
 from soseleto_jax.run.workdir import claim
+from tests import runs as tiny
 
 
 class Train:
@@ -94,6 +94,8 @@ def test_records_are_appended_and_no_run_is_repeated(train_all):
     {"conditions": {"noise": 0.3, "draw": 1}},
     {"settings": {"folds": 4}},
     {"seed": 1},
+    {"method_options.folds": 4},
+    {"augment.source": ("flip",)},
     {"alpha.params": ("dense_0",)},
     {"model": dict(name="mlp", hidden=(4, 5), dtype="float32")},
     {"data.source.num_examples": 10},
@@ -113,13 +115,15 @@ def test_what_computes_the_same_is_the_same_run(train_all):
   assert len(train.folders) == 1
 
 
-def test_other_methods_have_no_settings_of_alpha(train_all):
+@pytest.mark.parametrize(
+  ("method", "reads"),
+  [("source_only", False), ("noise_layer", False), ("soseleto", True), ("my_package.nets:make_method", True)],
+)
+def test_settings_of_alpha_count_for_methods_that_may_read_them(train_all, method, reads):
   train = Train()
   for step_size in (0.1, 0.2):
-    train_all(make_run(train, "theirs", **{"alpha.step_size": step_size}, method="source_only"))
-  assert len(train.folders) == 1
-  train_all(make_run(train, **{"alpha.step_size": 0.2}))
-  assert len(train.folders) == 2
+    train_all(make_run(train, "theirs", **{"alpha.step_size": step_size}, method=method))
+  assert len(train.folders) == 1 + reads
 
 
 def test_a_field_that_is_younger_than_the_record_has_its_default(train_all):
@@ -251,22 +255,25 @@ def test_a_run_that_fails_says_why_and_ends_the_command(tmp_path):
     runs.main(experiment, [f"--workdir={tmp_path}", f"--results={tmp_path}"])
 
 
+def test_a_run_that_has_to_stop_says_so_by_its_exit_code(tmp_path):
+  experiment = make_experiment(Train(Preempted()), [])
+  with pytest.raises(SystemExit) as error:
+    runs.main(experiment, [f"--workdir={tmp_path}", f"--results={tmp_path}"])
+  assert error.value.code == 75
+
+
+@pytest.mark.usefixtures("no_report")
 def test_one_network(tmp_path, monkeypatch):
-  """`train_run` hands its settings to the method's phases, and records what counts in the summary."""
-  calls = []
-
-  def train_and_evaluate(config, workdir, task, make_phases):
-    assert task == "the config's data"
-    calls.append(make_phases)
-    summary = {"method": "ours", "task": "t", "seed": 0, "device": "cpu", "best_checkpoint": 3, "test_accuracy": 0.5}
-    return types.SimpleNamespace(summary=summary, report=workdir / "report.html")
-
-  monkeypatch.setattr(runs, "task_of", lambda config: "the config's data")
-  monkeypatch.setattr(runs, "train_and_evaluate", train_and_evaluate)
-  assert runs.train_run(default_config(), tmp_path) == {"test_accuracy": 0.5}
-  runs.train_run(default_config(), tmp_path, lambda **settings: settings, fixed_epochs=2)
-  assert calls[0] is methods.make_phases  # else the trainer takes it for a method of one's own
-  assert calls[1]() == {"fixed_epochs": 2}
+  """`train_run` trains by the config's method and its options, and returns what counts of the summary."""
+  task = tiny.make_task()
+  monkeypatch.setattr(runs, "task_of", lambda config: task)
+  config = tiny.make_config(method="source_only", num_epochs=1)
+  values = runs.train_run(config, tmp_path)
+  assert values.keys() >= {"test_accuracy", "seconds", "steps"} and values["num_source"] == tiny.NUM_SOURCE
+  assert values.keys().isdisjoint({"method", "task", "seed", "device", "best_checkpoint", "retention"})
+  config.method_options.folds = 2
+  with pytest.raises(ValueError, match="config.method_options.folds"):
+    runs.train_run(config, tmp_path)
 
 
 def test_runs_share_what_was_read(monkeypatch):
@@ -277,12 +284,11 @@ def test_runs_share_what_was_read(monkeypatch):
   assert np.shares_memory(first.test["x"], second.test["x"])
 
 
-def test_the_retention_curve_is_recorded_where_wrong_labels_are_known(tmp_path):
-  alpha, true_label = np.linspace(0, 1, 100, dtype=np.float32), np.zeros(100, int)
-  label = np.where(np.arange(100) < 30, 1, 0)  # the 30 lowest weights are those of the wrong labels
-  source_weights.write_source_weights(tmp_path / "source_weights.csv", alpha, label, true_label)
-  result = types.SimpleNamespace(summary={"auc": 1.0}, report=tmp_path / "report.html")
-  values = runs.recorded_metrics(result)
+def test_the_retention_curve_is_recorded_where_wrong_labels_are_known():
+  # The 30 lowest weights are those of the wrong labels.
+  source = {"label": np.where(np.arange(100) < 30, 1, 0), "true_label": np.zeros(100, int)}
+  result = types.SimpleNamespace(summary={"auc": 1.0}, alpha=np.linspace(0, 1, 100, dtype=np.float32))
+  values = runs.recorded_metrics(result, source)
   kept = np.arange(2, 101, 2)
   np.testing.assert_allclose(values["retention"], np.maximum(0, kept - 70) / kept, atol=1e-5)
   json.dumps(values)

@@ -5,16 +5,18 @@ import json
 import pytest
 
 from experiments import runs, table1
-from soseleto_jax.config import METHODS, validate
+from soseleto_jax.config import validate
+from soseleto_jax.methods.base import check_options, find_method
 
 
 @pytest.mark.parametrize("protocol", runs.PROTOCOLS)
 def test_every_method_has_the_same_data_network_and_epochs(protocol):
   shared = {}
   for run in table1.make_runs(protocol, [0, 1]):
-    validate(run.config, own_method=run.config.method not in METHODS)
+    validate(run.config)
+    check_options(run.config.method, find_method(run.config.method), run.config.method_options)
     config = run.config.to_dict()
-    fields = {name: config[name] for name in ("data", "model", "num_epochs", "batch_size", "optimizer", "flip_source")}
+    fields = {name: config[name] for name in ("data", "model", "num_epochs", "batch_size", "optimizer", "augment")}
     if run.method in ("learning_to_reweight", "meta_weight_net"):
       assert fields["optimizer"].pop("learning_rate") < 0.02  # at which they diverge
       fields["optimizer"]["learning_rate"] = 0.02
@@ -36,7 +38,14 @@ def test_methods_differ_by_what_they_are_named_after():
   assert [config.alpha.target_params for config in (paper, best, jointly)] == ["none", "none", "all"]
   assert (paper.alpha.target_loss, paper.alpha.transforms, paper.alpha.params) == ("cross_entropy", (), ())
   assert best.alpha.transforms
-  assert first["joint"].config.method == "joint" and first["noise_layer"].config.method == "noise_layer"
+  own = {"soseleto_paper": "soseleto", "soseleto_joint": "soseleto", "confident_learning": "joint"}
+  assert {name: run.config.method for name, run in first.items()} == {name: own.get(name, name) for name in first}
+  assert {name: run.settings for name, run in first.items() if run.settings} == {
+    "confident_learning": {"num_folds": 3, "fold_epochs": 9}
+  }
+  assert {name: run.config.method_options.to_dict() for name, run in first.items() if run.config.method_options} == {
+    "meta_weight_net": {"meta_learning_rate": 0.1}
+  }
 
 
 def test_cells(tmp_path):

@@ -3,8 +3,8 @@
 import pytest
 
 from experiments import runs, table2
-from soseleto_jax.config import METHODS, validate
-from soseleto_jax.methods import label_efficient
+from soseleto_jax.config import validate
+from soseleto_jax.methods.base import check_options, find_method
 
 
 @pytest.mark.parametrize("protocol", runs.PROTOCOLS)
@@ -12,9 +12,11 @@ def test_every_method_has_the_same_data_network_and_epochs(protocol):
   shared = {}
   chosen = table2.make_runs(protocol, [0, 1])
   for run in chosen:
-    validate(run.config, own_method=run.config.method not in METHODS)
+    validate(run.config)
+    check_options(run.config.method, find_method(run.config.method), run.config.method_options)
     config = run.config.to_dict()
-    fields = {name: config[name] for name in ("data", "model", "num_epochs", "batch_size", "optimizer", "flip_source")}
+    fields = {name: config[name] for name in ("data", "model", "num_epochs", "batch_size", "optimizer", "augment")}
+    assert run.train is runs.train_run and not run.settings
     assert shared.setdefault((run.conditions["num_target"], run.config.seed), fields) == fields, run.method
     assert config["data"]["target"]["num_examples"] == run.conditions["num_target"]
     assert config["data"]["source"]["num_examples"] == {"full": 0, "small": 10_000}[protocol]
@@ -33,14 +35,13 @@ def test_ten_draws_unless_told_otherwise():
   assert len(set(table2.EXPERIMENT.seeds)) == 10
 
 
-def test_unlabelled_images_come_with_the_run(monkeypatch, tmp_path):
-  handed = {}
-  monkeypatch.setattr(table2.runs, "unlabelled_of", lambda config: {"x": config.seed, "label": "not read"})
-  monkeypatch.setattr(table2.runs, "train_run", lambda *args, **settings: handed.update(args=args, **settings))
-  (run,) = [run for run in table2.make_runs("small", [3]) if run.method == "adversarial"][:1]
-  run.train(run.config, tmp_path, **run.settings)
-  assert handed["args"][2] is label_efficient.make_phases
-  assert handed["unlabelled"] == 3 and handed["semantic_weight"] == 0
+def test_methods_that_share_a_name_differ_in_their_options():
+  first = {run.method: run.config for run in table2.make_runs("full", [0])[: len(table2.METHODS)]}
+  options = {name: (config.method, config.method_options.to_dict()) for name, config in first.items()}
+  assert options["matching_networks"] == ("matching_networks", {})
+  assert options["matching_networks_tuned"] == ("matching_networks", {"finetune": True})
+  assert options["label_efficient"] == ("label_efficient", {"adversarial_weight": 0.01})
+  assert options["adversarial"] == ("label_efficient", {"adversarial_weight": 0.01, "semantic_weight": 0.0})
 
 
 def test_cells(tmp_path):

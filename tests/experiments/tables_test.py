@@ -2,6 +2,7 @@
 
 from experiments import tables
 from experiments.tables import Method
+from soseleto_jax.config import default_config
 
 
 def record(method, value, seed=0, **conditions):
@@ -34,10 +35,31 @@ def cells(table):
 
 
 def test_values_are_of_one_method_under_one_set_of_conditions():
-  assert tables.by_seed(RECORDS, "ours", {"noise": 0.3}, "test_accuracy") == {1: 0.5, 0: 0.7}
-  assert tables.by_seed(RECORDS, "ours", {"noise": 0.4}, "test_accuracy") == {1: 0.1}
-  assert tables.by_seed(RECORDS, "ours", {}, "test_accuracy") == {}
-  assert tables.by_seed(RECORDS, "theirs", {"noise": 0.3}, "auc") == {}
+  of = lambda *which: tables.by_seed(RECORDS, *which).to_dict()
+  assert of("ours", {"noise": 0.3}, "test_accuracy") == {1: 0.5, 0: 0.7}
+  assert of("ours", {"noise": 0.4}, "test_accuracy") == {1: 0.1}
+  assert of("ours", {}, "test_accuracy") == {}
+  assert of("theirs", {"noise": 0.3}, "auc") == {}
+
+
+def test_values_may_be_curves():
+  records = [{**record("ours", None, seed), "metrics": {"curve": [seed, 2]}} for seed in (0, 1)]
+  assert tables.by_seed(records, "ours", {}, "curve").tolist() == [[0, 2], [1, 2]]
+
+
+def test_means_are_exact():
+  """A sum of floats would make 60.1 of these."""
+  assert tables.mean_sd([61.629999999999995, 59.330000000000005, 59.19]) == "60.0 ± 1.4 (3)"
+
+
+def test_the_run_of_a_row():
+  config = default_config()
+  run = Method("Ours", (), "matching_networks", {"finetune": True}, settings={"a": 1}).run(
+    "key", {"noise": 0.3}, config
+  )
+  assert (run.method, run.conditions, run.config, run.settings) == ("key", {"noise": 0.3}, config, {"a": 1})
+  assert (config.method, config.method_options.to_dict()) == ("matching_networks", {"finetune": True})
+  assert Method("Ours").run("joint", {}, default_config()).config.method == "joint"
 
 
 def test_ours_published_difference():

@@ -6,7 +6,6 @@ import pytest
 from experiments import runs as experiment_runs
 from experiments import unlabelled
 from soseleto_jax.config import default_config, validate
-from soseleto_jax.report import page, source_weights
 from tests import runs
 
 SECOND = {"num_epochs": 2, "batch_size": 200, "target_batch_size": 20, "optimizer.learning_rate": 0.05}
@@ -25,19 +24,6 @@ def make_config():
   return config
 
 
-@pytest.fixture(autouse=True)
-def weights_alone(monkeypatch):
-  """Of a run's report only the list of weights, which saves the seconds of the figures."""
-
-  def write(workdir, *, source, alpha, **_):
-    if alpha is not None:
-      path = workdir / "source_weights.csv"
-      source_weights.write_source_weights(path, alpha, source["label"], source.get("true_label"))
-    return workdir / "report.html"
-
-  monkeypatch.setattr(page, "write_report", write)
-
-
 @pytest.fixture
 def trained(monkeypatch):
   """Lists (folder, config, task, result) of each training."""
@@ -51,6 +37,7 @@ def trained(monkeypatch):
   return calls
 
 
+@pytest.mark.usefixtures("no_report")
 def test_stages(tmp_path, trained):
   config = make_config()
   values = unlabelled.train(config, tmp_path / "whole", SECOND)

@@ -381,7 +381,7 @@ def test_own_function_that_returns_integers():
     (lambda key, images: images[:, 1:], r"uint8\[1, 13, 15, 3\]"),
     (lambda key, images: images[0], r"uint8\[14, 15, 3\]"),
     (lambda key, images: images + 1j, r"complex64\[1, 14, 15, 3\]"),
-    (lambda key, images: (images, images), "'uint8.*', 'uint8.*'"),
+    (lambda key, images: (images, images), r"\('uint8.*', 'uint8.*'\)"),
   ],
 )
 def test_what_an_own_function_must_not_return(own, returned):

@@ -10,9 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from soseleto_jax import methods
 from soseleto_jax.data import lazy
+from soseleto_jax.data.task import from_arrays
 from soseleto_jax.feed.streaming import Streaming
+from soseleto_jax.methods.base import Method, Phase, find_method
+from soseleto_jax.report import page
 from soseleto_jax.run import trainer
 from soseleto_jax.run.trainer import Experiment
 from soseleto_jax.train import train_and_evaluate
@@ -29,50 +31,69 @@ def on_disk(task, folder):
   return dataclasses.replace(task, source=task.source | {"x": x if x.ndim == 2 else lazy.Rows(x)})
 
 
+ONE_STEP, SEVERAL = {}, {"steps_per_call": 3, "eval_every_epochs": 0.75}
+AUGMENTED = {"augment.source": ("flip", "crop=1"), "alpha.transforms": ("scale_by_std",)}
+STOPS = ((2, "streaming"), (4, "streaming"), (6, "resident"))
+
+
 @pytest.mark.parametrize(
-  "fields",
+  ("fields", "stops"),
   [
-    pytest.param({}, id="points"),
-    pytest.param({"steps_per_call": 3, "eval_every_epochs": 0.75}, id="several steps a call"),
-    pytest.param({"flip_source": True, "alpha.transforms": ("standardize",)}, id="flips, state of the network"),
-    pytest.param({"method": "finetune", "num_epochs": 1}, id="finetune"),
+    pytest.param(ONE_STEP, STOPS, id="points"),
+    pytest.param(SEVERAL, STOPS, id="several steps a call"),
+    pytest.param(AUGMENTED, (), id="augmented, with a state"),
+    pytest.param({"method": "finetune", "num_epochs": 1}, (), id="finetune"),
   ],
 )
-def test_the_feed_changes_no_bit(tmp_path, monkeypatch, fields):
+def test_the_feed_changes_no_bit(tmp_path, fields, stops):
   """Of the state, alpha, records and summary; nor do stops in the middle of an epoch, or another feed after them."""
-  task = runs.make_task()
-  if "flip_source" in fields:
-    task = runs.make_task(shape=(3, 4, 1))
-    monkeypatch.setattr(trainer, "get_model", lambda **_: BatchNormNet())
-  config = lambda feed: runs.make_config(checkpoint_every_epochs=0.5, data__feed=feed, **fields)
-  straight = train_and_evaluate(config("resident"), tmp_path / "resident", task)
+  images = "augment.source" in fields
+  task = runs.make_task(shape=(3, 4, 1)) if images else runs.make_task()
+
+  def train(feed, folder, task):
+    config = runs.make_config(checkpoint_every_epochs=0.5, data__feed=feed, **fields)
+    return train_and_evaluate(config, tmp_path / folder, task, network=BatchNormNet() if images else None)
+
+  straight = train("resident", "resident", task)
   task = on_disk(task, tmp_path)
-  assert_same_run(train_and_evaluate(config("auto"), tmp_path / "streaming", task), straight)
-  workdir = tmp_path / "stopped"
-  for step, feed in [(2, "streaming"), (4, "streaming"), (6, "resident")]:
+  assert_same_run(train("auto", "streaming", task), straight)
+  for step, feed in stops:
     with runs.before_step(step, runs.crash), pytest.raises(runs.Crash):
-      train_and_evaluate(config(feed), workdir, task)
-    saved = json.loads(next((workdir / "checkpoints" / str(step)).glob("loop/*")).read_text())["content"]
+      train(feed, "stopped", task)
+    saved = json.loads(next((tmp_path / "stopped" / "checkpoints" / str(step)).glob("loop/*")).read_text())["content"]
     assert (saved["loop"]["feed"] is None) == (feed == "resident")
-  assert_same_run(train_and_evaluate(config("streaming"), workdir, task), straight)
+  if stops:
+    assert_same_run(train("streaming", "stopped", task), straight)
 
 
-def make_phases(config, *args, **options):
+def make_method(setup):
   """Phases of 2, 3, 4 and 1 steps on target, source, both, and source: the stream starts anew in each, or waits."""
-  at = lambda method: methods.make_phases(runs.make_config(method=method), *args, **options)[0]
   lengths = {"target_only": 2, "source_only": 3, "soseleto": 4}
-  phases = [dataclasses.replace(at(method), num_steps=steps) for method, steps in lengths.items()]
-  return *phases, dataclasses.replace(phases[1], num_steps=1)
+  phases = [Phase(steps, find_method(name)(setup).phases[0].step) for name, steps in lengths.items()]
+  return Method((*phases, Phase(1, phases[1].step)), uses_alpha=True, alpha_init=0.5)
 
 
-@pytest.mark.parametrize("stop", range(1, 10))
-def test_stopped_in_any_phase(tmp_path, stop):
+@pytest.fixture(scope="module")
+def in_phases(tmp_path_factory):
+  """Trains in these phases, in a folder; and the result of a run that was not stopped."""
   task = runs.make_task()
   config = runs.make_config(method="mine", checkpoint_every_epochs=0.25, data__feed="streaming")
-  straight = train_and_evaluate(config, tmp_path / "straight", task, make_phases)
+
+  def train(folder):
+    return train_and_evaluate(config, folder, task, method=make_method)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(page, "write_report", lambda workdir, **_: workdir / "report.html")
+    return train, train(tmp_path_factory.mktemp("phases"))
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 7, 9])
+def test_stopped_in_any_phase(tmp_path, in_phases, stop):
+  """In the middle of each, and between them."""
+  train, straight = in_phases
   with runs.before_step(stop, runs.crash), pytest.raises(runs.Crash):
-    train_and_evaluate(config, tmp_path / "stopped", task, make_phases)
-  assert_same_run(train_and_evaluate(config, tmp_path / "stopped", task, make_phases), straight)
+    train(tmp_path)
+  assert_same_run(train(tmp_path), straight)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +135,31 @@ def test_a_checkpoint_whose_iterator_is_at_another_step(tmp_path, monkeypatch):
     train_and_evaluate(config, tmp_path, task)
 
 
+class Watched:
+  """A set that notes how many rows were asked for at once."""
+
+  def __init__(self, x):
+    self.shape, self.dtype, self.x, self.most = x.shape, x.dtype, x, 0
+
+  def __len__(self):
+    return len(self.x)
+
+  def __getitem__(self, index):
+    self.most = max(self.most, len(index))
+    return self.x[index]
+
+
+def test_no_run_asks_for_more_than_a_batch(tmp_path, monkeypatch):
+  """At once: from reading the set to its list of weights. What `test_a_set_larger_than_memory` shows of all memory."""
+  monkeypatch.setattr(lazy, "_CHUNK", 7 * 5)  # rows of a pass over the set, times numbers of each
+  task = runs.make_task()
+  source, few = Watched(task.source["x"]), [(part["x"], part["label"]) for part in (task.target, task.test)]
+  task = from_arrays(source, task.source["label"], *few[0], *few[1])
+  result = train_and_evaluate(runs.make_config(num_epochs=1), tmp_path, task)
+  assert np.mean(result.alpha != 0.5) > 0.9
+  assert source.most == runs.BATCH_SIZE + 3  # and the padding to 8 devices
+
+
 # 1 GB of memory that is not a file's, which the kernel sees to; on two cores and with small stacks, for each thread's
 # counts.
 LIMITED = """
@@ -125,6 +171,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_a_set_larger_than_memory(tmp_path):
   """4 GiB of images, most of them holes of the file, under a limit of 1 GB."""
@@ -138,7 +185,7 @@ def test_a_set_larger_than_memory(tmp_path):
     file.truncate(start + shape[0] * size)
   np.save(tmp_path / "label.npy", np.arange(shape[0]) % 2)
   child = subprocess.run(
-    [sys.executable, "-c", LIMITED, "-m", "tests.data.limited_memory", tmp_path],
+    [sys.executable, "-c", LIMITED, "-m", "tests.feed.limited_memory", tmp_path],
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,

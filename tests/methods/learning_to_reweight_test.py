@@ -93,7 +93,7 @@ def test_batch_norm(x64):
     problems.tanh_params(dtype=np.float64), step.optimizer, N, model_state={"mean": jnp.zeros((), np.float64)}
   )
   source = problems.batch(0, 7, dtype=np.float64, index=np.arange(7, dtype=np.int32))
-  state, _ = step(state, source, problems.batch(1, 5, dtype=np.float64))
+  state, _ = problems.jit(step)(state, source, problems.batch(1, 5, dtype=np.float64))
   np.testing.assert_allclose(state.model_state["mean"], np.mean(source["x"]))
 
 

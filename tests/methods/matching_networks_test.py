@@ -48,8 +48,10 @@ def test_class_probabilities(x64, scale):
 
 
 def test_gradients_are_finite_where_features_are_0():
-  value = lambda features: matching.class_log_probabilities(features[:2], features[2:].reshape(2, 2, 3), True).sum()
-  assert np.isfinite(jax.grad(value)(jnp.zeros((6, 3)))).all()
+  def value(features):
+    return matching.class_log_probabilities(features[:2], features[2:].reshape(2, 2, 3), True).sum()
+
+  assert np.isfinite(problems.jit(jax.grad(value))(jnp.zeros((6, 3)))).all()
 
 
 def test_rows_by_class():
@@ -60,7 +62,8 @@ def test_rows_by_class():
 def test_support_sets_hold_different_examples_of_every_class():
   label = np.random.default_rng(1).permutation(np.repeat(np.arange(3), [4, 9, 6]))
   rows = jnp.asarray(matching.rows_by_class(label, 3))
-  draws = [np.asarray(matching.draw_support(jax.random.key(seed), rows, 4)) for seed in range(40)]
+  draw = problems.jit(matching.draw_support, static_argnums=2)
+  draws = [np.asarray(draw(jax.random.key(seed), rows, 4)) for seed in range(40)]
   for drawn in draws:
     assert all(len(set(own)) == 4 for own in drawn)
     np.testing.assert_array_equal(label[drawn], np.arange(3)[:, None].repeat(4, axis=1))
@@ -85,7 +88,7 @@ def test_loss_of_an_episode(side):
   index = np.array([0, 5, 8, 11])
   batch = {"x": (examples["x"][index] - 1) / 2, "label": examples["label"][index], "index": index}
   key = jax.random.key(2)
-  found = loss(setup.params, batch, key)
+  found = problems.jit(loss)(setup.params, batch, key)
 
   rows = jnp.asarray(matching.rows_by_class(examples["label"], num_classes))
   drawn = np.asarray(matching.draw_support(jax.random.split(key)[0], rows, shots + 1))
@@ -106,7 +109,7 @@ def test_predictions_are_by_all_of_the_target():
   rng = np.random.default_rng(3)
   examples = {"x": rng.normal(size=(6, 5)).astype(np.float32), "label": np.array([0, 1, 1, 2, 1, 2])}
   x = rng.normal(size=(7, 5)).astype(np.float32)
-  found = matching.predict_fn(setup.network, examples, NORMALIZATION, 3, 2.0)(setup.params, None, x)
+  found = problems.jit(matching.predict_fn(setup.network, examples, NORMALIZATION, 3, 2.0))(setup.params, None, x)
   layer = jax.tree.map(np.asarray, setup.params["representation"]["dense1"])
   embed = lambda x: np.maximum(x @ layer["kernel"] + layer["bias"], 0)
   attention = np.exp([[2 * cosine(q, s) for s in embed((examples["x"] - 1) / 2)] for q in embed(x)])
@@ -145,11 +148,11 @@ def test_support_sets_are_prepared_as_the_trainer_feeds_them(side):
   blanks = setup.preparations | {side: blank}
   methods = [matching.make_method(s, finetune=True) for s in (setup, dataclasses.replace(setup, preparations=blanks))]
   for number, name in enumerate(("source", "target")):
-    batch = {**setups.batches(0, shared=False)[name], "index": np.arange(7 if name == "source" else 4)}
-    losses = [m.phases[number].step.losses[0](setup.params, batch, jax.random.key(0)) for m in methods]
+    batch = setups.batches(0, shared=False)[name]
+    losses = [problems.jit(m.phases[number].step.losses[0])(setup.params, batch, jax.random.key(0)) for m in methods]
     assert np.allclose(*losses) == (name != side)
   x = np.zeros((2, 5), np.float32)
-  np.testing.assert_array_equal(*(method.predict(setup.params, None, x) for method in methods))
+  np.testing.assert_array_equal(*(problems.jit(method.predict)(setup.params, None, x) for method in methods))
 
 
 def test_a_step_moves_the_representation_alone():
@@ -181,9 +184,10 @@ def test_dropout():
   setup = setups.make_setup("matching_networks", shared=False, representation=Dropped())
   method = matching.make_method(setup)
   batch = setups.batches(0, shared=False)["source"]
-  losses = [method.phases[0].step.losses[0](setup.params, batch, jax.random.key(seed)) for seed in (0, 0, 1)]
+  loss, predict = problems.jit(method.phases[0].step.losses[0]), problems.jit(method.predict)
+  losses = [loss(setup.params, batch, jax.random.key(seed)) for seed in (0, 0, 1)]
   assert np.array_equal(losses[0], losses[1]) and not np.allclose(losses[0], losses[2])
-  np.testing.assert_array_equal(*(method.predict(setup.params, None, batch["x"]) for _ in range(2)))
+  np.testing.assert_array_equal(*(predict(setup.params, None, batch["x"]) for _ in range(2)))
 
 
 def test_what_they_are_not_for():

@@ -59,17 +59,16 @@ def test_three_steps(x64):
   state = init_train_state(start, phase.step.optimizer, runs.NUM_SOURCE, alpha_init=1.0)
   expected = jax.tree.map(np.asarray, start)
   velocity = jax.tree.map(np.zeros_like, expected)
-  take_step = problems.jit(phase.step)
+  take_step, gradient_of = problems.jit(phase.step), problems.jit(jax.grad(total_loss), static_argnums=1)
   for step in range(3):
     source = problems.batch(2 * step, 6, classes=K, shape=(5,), dtype=np.float64)
     target = problems.batch(2 * step + 1, 4, classes=K, shape=(5,), dtype=np.float64)
     state, _ = take_step(state, {**source, "index": problems.index(step, 6, runs.NUM_SOURCE)}, target)
 
+    logits = logits_of(setup.network, expected["network"], source)
     gradient = {
-      "network": jax.grad(total_loss)(expected["network"], setup.network, source, target, expected["extra"]),
-      "extra": matrix_gradient(
-        softmax(logits_of(setup.network, expected["network"], source)), source["label"], expected["extra"]
-      ),
+      "network": gradient_of(expected["network"], setup.network, source, target, expected["extra"]),
+      "extra": matrix_gradient(softmax(logits), source["label"], expected["extra"]),
     }
     decay = {"network": 1e-2, "extra": 0.3}
     for name in gradient:

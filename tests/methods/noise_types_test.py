@@ -55,7 +55,7 @@ def test_gradients_are_those_of_em(x64):
   for b in range(B):
     confused[:, label[b]] += posterior[b, CONFUSING]
 
-  losses = noise_types.noisy_cross_entropy(logits, type_logits, label, confusion_logits)
+  losses = problems.jit(noise_types.noisy_cross_entropy)(logits, type_logits, label, confusion_logits)
   np.testing.assert_allclose(losses, -np.log(likelihood), rtol=1e-12)
   gradients = problems.jit(jax.grad(total, argnums=(0, 1, 2)))(logits, type_logits, confusion_logits, label)
   expected = (
@@ -128,7 +128,7 @@ def test_noise_types_are_learned_from_classes(confidence):
   agree = np.asarray(jnp.argmax(logits, axis=-1) == batch["label"])
   assert 0 < agree.sum() < len(agree)
   expected = np.where(agree, 0.5, 0.5 / (runs.CLASSES - 1))  # C is even at first
-  np.testing.assert_allclose(np.exp(-loss(params, batch, jax.random.key(0))), expected, rtol=1e-5)
+  np.testing.assert_allclose(np.exp(-problems.jit(loss)(params, batch, jax.random.key(0))), expected, rtol=1e-5)
 
 
 def with_types(params, bias):

@@ -14,7 +14,6 @@ from soseleto_jax.models import MLP
 from soseleto_jax.models.network import as_network
 from tests import problems, runs
 
-
 PERCEPTRON = MLP(hidden=(4,))
 
 
@@ -72,7 +71,10 @@ def batches(number, shared=True, shape=(5,)):
   source = problems.batch(2 * number, 7, classes=runs.CLASSES, shape=shape, mask=np.arange(7) < 6)
   target_classes = runs.CLASSES if shared else runs.TARGET_CLASSES
   target = problems.batch(2 * number + 1, 4, classes=target_classes, shape=shape, mask=np.arange(4) < 3)
-  return {"source": source | {"index": problems.index(number, 7, runs.NUM_SOURCE)}, "target": target}
+  source["index"], target["index"] = (
+    problems.index(number, size, rows) for size, rows in ((7, runs.NUM_SOURCE), (4, runs.NUM_TARGET))
+  )
+  return {"source": source, "target": target}
 
 
 def take_steps(step, state, count=2, shared=True):

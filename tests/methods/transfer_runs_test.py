@@ -1,50 +1,77 @@
-"""The comparators for transfer, by the trainer: they resume, and are evaluated as they classify."""
+"""The methods for transfer, by the trainer: they resume, and are evaluated as they classify."""
 
 import functools
 
 import numpy as np
 import pytest
 
-from soseleto_jax.methods import label_efficient, matching_networks
-from soseleto_jax.run.trainer import Experiment
+from soseleto_jax.methods import label_efficient
+from soseleto_jax.run.trainer import Experiment, Given
 from soseleto_jax.train import train_and_evaluate
 from tests import problems, runs
 
 UNLABELLED = np.random.default_rng(5).normal(size=(30, 5)).astype(np.float32)
-METHODS = {
-  "matching_networks": functools.partial(matching_networks.make_phases, finetune=True),
-  "label_efficient": functools.partial(
-    label_efficient.make_phases, unlabelled=UNLABELLED, adaptation_epochs=4, learning_rate=0.05
-  ),
+OPTIONS = {
+  "matching_networks": {"finetune": True},
+  "label_efficient": {"adaptation_epochs": 0.5, "learning_rate": 0.01},
 }
+GIVEN = {"label_efficient": functools.partial(label_efficient.make_method, unlabelled=UNLABELLED)}
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def make_config(method, **fields):
-  return runs.make_config(method=method, data__shared_classes=False, model__hidden=(16,), **fields)
+  config = runs.make_config(method=method, data__shared_classes=False, model__hidden=(16,), **fields)
+  config.method_options.update(OPTIONS[method])
+  return config
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_resumes(tmp_path, method):
+def train(method, folder, **fields):
   task = runs.make_task(shared=False)
-  train = lambda folder, **fields: train_and_evaluate(
-    make_config(method, **fields), tmp_path / folder, task, METHODS[method]
-  )
-  whole = train("whole")
-  assert whole.summary["validation_accuracy"] > 0.5  # of 4 classes
+  return train_and_evaluate(make_config(method, **fields), folder, task, method=GIVEN.get(method))
 
-  with runs.before_step(10, runs.crash), pytest.raises(runs.Crash):
-    train("resumed")
-  resumed = train("resumed")
-  problems.assert_same_bits(resumed.state, whole.state)
-  assert [record["test_loss"] for record in resumed.records] == [record["test_loss"] for record in whole.records]
-  problems.assert_close(train("skipping", on_nonfinite="skip").state.params, whole.state.params, rtol=1e-4, atol=1e-4)
+
+@pytest.fixture(name="whole", scope="module")
+def whole_fixture(tmp_path_factory):
+  """Runs that nothing interrupts."""
+
+  @functools.cache
+  def run(method):
+    return train(method, tmp_path_factory.mktemp("whole") / "run", **EVERY_STEP)
+
+  return run
+
+
+EVERY_STEP = {"checkpoint_every_epochs": 0.25}
+
+
+@pytest.mark.parametrize("stopped", [7, 8, 9])
+def test_resumes_in_either_phase(tmp_path, whole, stopped):
+  """Whose optimizers have states of different structure."""
+  with runs.before_step(stopped, runs.crash), pytest.raises(runs.Crash):
+    train("label_efficient", tmp_path / "run", **EVERY_STEP)
+  assert stopped in map(int, (path.name for path in (tmp_path / "run" / "checkpoints").iterdir()))
+  resumed = train("label_efficient", tmp_path / "run", **EVERY_STEP)
+  expected = whole("label_efficient")
+  problems.assert_same_bits(resumed.state, expected.state)
+  assert [record["test_loss"] for record in resumed.records] == [record["test_loss"] for record in expected.records]
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_a_run_by_name(tmp_path, whole, method):
+  """It learns; and skips nothing where everything is finite."""
+  result = whole(method)
+  assert result.summary["steps"] == {"matching_networks": 12, "label_efficient": 10}[method]
+  experiment = Experiment(make_config(method), runs.make_task(shared=False), Given(method=GIVEN.get(method)))
+  before = experiment.evaluate(experiment.place(experiment.initial_state()))
+  assert result.records[-1]["validation_loss"] < before["validation_loss"]
+  skipping = train(method, tmp_path / "skipping", on_nonfinite="skip", **EVERY_STEP)
+  problems.assert_close(skipping.state.params, result.state.params, rtol=1e-4, atol=1e-4)
 
 
 def test_matching_networks_are_evaluated_by_the_labelled_target():
-  task, method = runs.make_task(shared=False), "matching_networks"
-  experiment = Experiment(make_config(method), task, METHODS[method])
+  task = runs.make_task(shared=False)
+  experiment = Experiment(make_config("matching_networks"), task)
   state = experiment.place(experiment.initial_state())
   values = experiment.evaluate(state)
   layer = state.params["representation"]["dense1"]
@@ -62,8 +89,10 @@ def test_matching_networks_are_evaluated_by_the_labelled_target():
     assert values[f"{name}_loss"] == pytest.approx(-np.mean(np.log(right)), rel=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OPTIONS)
 def test_shared_classes_are_refused(tmp_path, method):
+  config = make_config(method)
+  config.data.shared_classes = True
   with pytest.raises(ValueError, match=f"config.data.shared_classes=True: method '{method}' is for transfer"):
-    train_and_evaluate(runs.make_config(method=method), tmp_path / "run", runs.make_task(), METHODS[method])
+    train_and_evaluate(config, tmp_path / "run", runs.make_task(), method=GIVEN.get(method))
   assert not (tmp_path / "run").exists()

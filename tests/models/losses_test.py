@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 from soseleto_jax import models
 from soseleto_jax.models.losses import classification_loss, margin, predict_fn
@@ -51,7 +52,10 @@ def test_a_head_has_no_gradient_from_the_other_side(head, other):
   model = models.get_model("mlp", {"source": 3, "target": 2}, hidden=(5,))
   batch = problems.batch(0, 6, classes=2)
   params = _init(model, batch)["params"]
-  total = lambda params: jnp.sum(classification_loss(model, head=head)(params, batch, jax.random.key(0)))
+
+  def total(params):
+    return jnp.sum(classification_loss(model, head=head)(params, batch, jax.random.key(0)))
+
   gradient = problems.jit(jax.grad(total))(params)
   assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient[f"{other}_head"]))
   for name in (f"{head}_head", "representation"):
@@ -87,12 +91,12 @@ def test_the_key_is_for_dropout_alone(dropout):
   assert np.allclose(first, _cross_entropy(logits, batch["label"]), rtol=1e-5) == (dropout == 0)
 
 
-def test_mutable_state():
+def test_model_state():
   """Training normalises by the batch and moves the statistics; prediction normalises by the statistics."""
   model, batch = _Net(norm=True), problems.batch(0, 6)
   variables = _init(model, batch)
   params, model_state = variables["params"], {"batch_stats": variables["batch_stats"]}
-  losses, new_state = classification_loss(model, mutable=True)(params, batch, jax.random.key(0), model_state)
+  losses, new_state = classification_loss(model)(params, batch, jax.random.key(0), model_state)
   assert jax.tree.structure(new_state) == jax.tree.structure(model_state)
 
   dense = np.asarray(batch["x"] @ params["dense"]["kernel"] + params["dense"]["bias"], np.float64)
@@ -105,3 +109,25 @@ def test_mutable_state():
   np.testing.assert_allclose(losses, _cross_entropy(logits(mean, var), batch["label"]), rtol=1e-4)
   predicted = predict_fn(model)(params, new_state, batch["x"])
   np.testing.assert_allclose(predicted, logits(0.1 * mean, 0.9 + 0.1 * var), rtol=1e-4, atol=1e-5)
+
+
+class _NnxNet(nnx.Module):
+  def __init__(self, *, rngs):
+    self.dense = nnx.Linear(problems.FEATURES, 8, rngs=rngs)
+    self.norm = nnx.BatchNorm(8, rngs=rngs)
+
+  def __call__(self, x):
+    return self.norm(self.dense(x))
+
+
+def test_a_network_of_any_kind():
+  batch = problems.batch(0, 6)
+  network = models.as_network(_NnxNet(rngs=nnx.Rngs(0)), {"source": problems.CLASSES, "target": 2})
+  params, model_state = network.init(jax.random.key(0), batch["x"])
+  losses, new_state = classification_loss(network, head="source")(params, batch, jax.random.key(0), model_state)
+  logits, moved = network.apply(params, model_state, batch["x"], head="source", train=True)
+  np.testing.assert_allclose(losses, _cross_entropy(logits, batch["label"]), rtol=1e-4)
+  problems.assert_close(new_state, moved)
+  predicted = predict_fn(network, head="target")(params, new_state, batch["x"])
+  assert predicted.shape == (6, 2)
+  problems.assert_close(predicted, network.apply(params, new_state, batch["x"], head="target")[0])

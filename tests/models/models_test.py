@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from soseleto_jax import models
 
@@ -109,9 +110,10 @@ def test_equal_requests_give_equal_modules():
   ("name", "num_classes", "options", "words"),
   [
     ("cifar-quick", 10, {}, ["'cifar-quick'", "lenet, mlp", "did you mean 'cifar_quick'"]),
+    ("my_package.nets.Wide", 10, {}, ["name='my_package.nets.Wide'", "my_package.nets:Wide"]),
     ("transformer", 10, {}, ["'transformer'", "cifar_quick, lenet, mlp, resnet"]),
-    ("cifar_quick", 10, {"inti": "caffe"}, ["'inti'", "dtype, init", "did you mean 'init'"]),
-    ("mlp", 10, {"parent": 1}, ["'parent'", "dtype, hidden"]),
+    ("cifar_quick", 10, {"inti": "caffe"}, ["inti='caffe'", "dtype, init", "did you mean 'init'"]),
+    ("mlp", 10, {"parent": 1}, ["parent=1", "dtype, hidden"]),
     ("cifar_quick", 10, {"init": "cafe"}, ["init='cafe'", "'fan_in' or 'caffe'"]),
     ("resnet", 10, {"norm": "layer"}, ["norm='layer'", "group, batch, none"]),
     ("resnet", 10, {"width": 0}, ["width=0"]),
@@ -130,6 +132,38 @@ def test_equal_requests_give_equal_modules():
 def test_errors_name_the_field_the_value_and_the_cure(name, num_classes, options, words):
   with pytest.raises(ValueError) as error:
     models.get_model(name, num_classes, **options)
+  for word in words:
+    assert word in str(error.value)
+
+
+def test_network_of_a_config():
+  config = ConfigDict({"name": "mlp", "hidden": [5, 4], "dtype": "bfloat16"})
+  for model in (config, config.to_dict()):
+    network = models.make_network(model, 3, seed=0)
+    assert network == models.as_network(models.get_model("mlp", 3, hidden=(5, 4), dtype="bfloat16"))
+  heads = {"source": 4, "target": 6}
+  network = models.make_network({"name": "cifar_quick", "init": "caffe"}, heads, seed=0)
+  assert network == models.as_network(models.get_model("cifar_quick", heads, init="caffe"))
+  assert config.hidden == [5, 4]  # as it was
+
+
+@pytest.mark.parametrize(
+  ("model", "words"),
+  [
+    (
+      {"name": "cifar-quick"},
+      ["config.model.name='cifar-quick'", "resnet", "did you mean 'cifar_quick'", "import path"],
+    ),
+    ({"name": None}, ["config.model.name=None", "resnet"]),
+    ({}, ["config.model.name=None"]),
+    ({"name": "resnet", "widht": 8}, ["config.model.widht=8", "resnet has no such option", "did you mean 'width'"]),
+    ({"name": "resnet", "norm": "layer"}, ["config.model.norm='layer'", "group, batch, none"]),
+    ({"name": "mlp", "dtype": "int8"}, ["config.model.dtype='int8'", "bfloat16"]),
+  ],
+)
+def test_errors_name_the_field_of_the_config(model, words):
+  with pytest.raises(ValueError) as error:
+    models.make_network(model, 3, seed=0)
   for word in words:
     assert word in str(error.value)
 

@@ -105,7 +105,8 @@ def _nnx_as_linen(params, model_state):
 
 
 @pytest.mark.parametrize(
-  ("num_classes", "head", "train"), [(3, None, False), (3, None, True), (HEADS, "source", False), (HEADS, "target", True)]
+  ("num_classes", "head", "train"),
+  [(3, None, False), (3, None, True), (HEADS, "source", False), (HEADS, "target", True)],
 )
 def test_equal_weights_give_equal_logits_and_gradients_in_linen_and_nnx(num_classes, head, train):
   ours, linen = _network("nnx", num_classes, norm=True), _network("linen", num_classes, norm=True)
@@ -506,18 +507,8 @@ def test_haiku(with_rng, with_state):
       x = hk.dropout(hk.next_rng_key(), 0.5, x)
     return hk.Linear(3)(x)
 
-  class Net:
-    """Haiku's `init` takes all arguments that the function does."""
-
-    pair = (hk.transform_with_state if with_state else hk.transform)(net)
-    pair = pair if with_rng else hk.without_apply_rng(pair)
-    apply = staticmethod(pair.apply)
-
-    @staticmethod
-    def init(key, x):
-      return Net.pair.init(key, x, True)
-
-  network = as_network(Net(), 3)
+  pair = (hk.transform_with_state if with_state else hk.transform)(net)
+  network = as_network(pair if with_rng else hk.without_apply_rng(pair), 3)
   params, state = network.init(KEY, X)
   assert (state is not None) == with_state
   logits, kept = network.apply(params, state, X)
@@ -529,9 +520,8 @@ def test_haiku(with_rng, with_state):
   assert with_state == any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (state, moved)), strict=True))
 
 
-def test_haiku_as_it_comes():
-  pair = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(3)(x)))
-  network = as_network(pair, 3)
+def test_haiku_gives_the_functions_logits():
+  network = as_network(hk.without_apply_rng(hk.transform(lambda x: hk.Linear(3)(x))), 3)
   params, state = network.init(KEY, X)
   assert state is None
   expected = X @ params["linear"]["w"] + params["linear"]["b"]
@@ -569,7 +559,8 @@ def test_features_that_a_network_does_not_tell():
 
   class Whole(nn.Module):
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, train):
+      del train
       return nn.Dense(3)(x)
 
   network = as_network(Whole())

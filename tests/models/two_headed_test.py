@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from soseleto_jax import models
+from soseleto_jax.models import two_headed
 from soseleto_jax.models.two_headed import HeadedNetwork
 
 # Initializers take far longer to optimise than to run.
@@ -79,3 +80,17 @@ def test_heads_on_a_representation_of_ones_own():
   assert np.all(params["target_head"]["kernel"] == 1)
   logits = [model.apply({"params": params}, x, train=train, head="target") for train in (0, 1)]
   np.testing.assert_allclose(logits[0], 2 * logits[1], rtol=1e-6)
+
+
+def test_features_are_what_the_heads_see():
+  model, params, x = _network("cifar_quick")
+  features = model.apply({"params": params}, x, method="features")
+  expected = model.representation.apply({"params": params["representation"]}, x)
+  np.testing.assert_array_equal(features, expected)
+
+
+def test_names_of_the_classifiers():
+  assert two_headed.heads_of(5) == {"classifier": 5}
+  assert two_headed.heads_of(CLASSES) == {"source_head": 5, "target_head": 3}
+  assert two_headed.classifier_of(5, None) == "classifier"
+  assert two_headed.classifier_of(CLASSES, "target") == "target_head"

@@ -260,7 +260,7 @@ def test_of_many_own_numbers_the_first_are_drawn(tmp_path):
 
 def test_a_summary_goes_before_a_number_of_the_same_name(tmp_path):
   page, _ = write(tmp_path, None, None, records=[{"step": 1, "seed": 0.5}], summary={"seed": 3})
-  assert page.table() == [("seed", "3")]
+  assert page.table() == [("Seed", "3")]
 
 
 def test_a_long_curve_is_averaged():

@@ -1,0 +1,90 @@
+"""Sums, means, counts and keys of a batch that is whole, and of one that is cut over an axis."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+
+from soseleto_jax.core import axis
+from tests import problems
+
+DEVICES = 3
+VALUES = np.float32([[1, 2], [4, np.nan], [np.inf, 16]])  # exact in any order, where it counts
+MASK = np.array([[True, True], [True, False], [False, True]])
+
+
+def _over_axis(fn, *args):
+  """Calls fn with the rows of the arguments, one for each place of the axis, and stacks what returns."""
+  return jax.device_get(problems.jit(jax.vmap(functools.partial(fn, axis_name="data"), axis_name="data"))(*args))
+
+
+def test_total():
+  tree = {"a": np.float32([1, 2, 4]), "b": np.int32([[1, 0], [2, 0], [4, 1]])}
+  result = _over_axis(axis.total, tree)
+  np.testing.assert_array_equal(result["a"], [7] * DEVICES)
+  np.testing.assert_array_equal(result["b"], [[7, 1]] * DEVICES)
+  assert axis.total(tree, None) is tree
+
+
+@pytest.mark.parametrize("mask, number", [(MASK, 4), (np.zeros_like(MASK), 1)])
+def test_count_of_the_whole_batch_is_at_least_1(mask, number):
+  counted = _over_axis(axis.count, mask)
+  assert counted.dtype == np.float32
+  np.testing.assert_array_equal(counted, [number] * DEVICES)
+  assert axis.count(mask.reshape(-1), None) == number
+
+
+@pytest.mark.parametrize("mask, mean", [(MASK, 23 / 4), (np.zeros_like(MASK), 0)])
+def test_masked_mean_is_of_the_whole_batch(mask, mean):
+  """And not the mean of the devices' means; what masked rows hold does not matter."""
+  np.testing.assert_array_equal(_over_axis(axis.masked_mean, VALUES, mask), [mean] * DEVICES)
+  assert axis.masked_mean(VALUES.reshape(-1), mask.reshape(-1), None) == mean
+
+
+def test_step_key_is_of_seed_step_and_device():
+  def bits(seed, step, axis_name=None):
+    return jax.random.key_data(axis.step_key(seed, step, axis_name))
+
+  seeds, steps = np.uint32([5, 5, 5]), np.int32([7, 7, 7])
+  expected = jax.random.key_data(jax.random.fold_in(jax.random.key(5), 7))
+  np.testing.assert_array_equal(bits(5, 7), expected)
+  per_device = _over_axis(bits, seeds, steps)
+  keys = [tuple(key) for key in (expected, bits(5, 8), bits(6, 7), *per_device)]
+  assert len({tuple(map(int, key)) for key in keys}) == 3 + DEVICES
+  np.testing.assert_array_equal(per_device, _over_axis(bits, seeds, steps))
+
+
+def test_mean_state_keeps_dtypes():
+  """A counter of steps stays an integer."""
+  tree = {"mean": np.float32([1, 2, 6]), "half": jnp.bfloat16([1, 2, 6]), "calls": np.int32([4, 4, 4])}
+  result = _over_axis(axis.mean_state, tree)
+  for name, value in {"mean": 3, "half": 3, "calls": 4}.items():
+    assert result[name].dtype == tree[name].dtype
+    np.testing.assert_array_equal(np.float32(result[name]), [value] * DEVICES)
+  assert axis.mean_state(tree, None) is tree and axis.mean_state(None, "data") is None
+
+
+def test_varying_keeps_gradients_each_devices_own():
+  """Of what is the same on all devices, `jax.shard_map` would otherwise sum them; also where it varies over one axis."""
+  devices = np.asarray(jax.devices("cpu")[:4]).reshape(2, 2)
+  mesh = Mesh(devices, ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
+  both = ("rows", "columns")
+
+  def gradients(params, x):
+    starts = (params, axis.varying(params, "rows"), axis.varying(axis.varying(params, "rows"), both))
+    return [jax.grad(lambda params: jnp.sum(x * params))(start)[None] for start in starts]
+
+  specs = [P(), P("rows"), P(both)]
+  mapped = jax.shard_map(gradients, mesh=mesh, in_specs=(P(), P(both)), out_specs=specs)
+  summed, of_rows, own = problems.jit(mapped)(jnp.float32(1), np.float32([1, 2, 4, 8]))
+  assert summed.tolist() == [15] and of_rows.tolist() == [3, 12] and own.tolist() == [1, 2, 4, 8]
+
+
+def test_varying_is_nothing_elsewhere():
+  tree = {"w": np.float32([1, 2, 3])}
+  assert axis.varying(tree, None) is tree
+  problems.assert_same_bits(_over_axis(axis.varying, tree), tree)
