@@ -72,6 +72,11 @@ def confident_learning(
     raise ValueError(f"num_folds={num_folds}: give at least 2, so that there are others to train on")
   if config.method not in FINAL_METHODS:
     raise ValueError(f"config.method={config.method!r}: choose one of {', '.join(FINAL_METHODS)} for the last training")
+  if not config.data.shared_classes:
+    raise ValueError(
+      "config.data.shared_classes=False: confident learning is for noisy labels, with the same classes in source and "
+      "target"
+    )
   workdir = pathlib.Path(workdir)
   task = get_task(config.data, config.seed) if task is None else task
   label = task.source["label"]

@@ -105,13 +105,22 @@ def main(argv: list[str]) -> None:
     processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _PEER_TIMEOUT.value)
     logging.getLogger("soseleto_jax").setLevel(logging.INFO if processes.is_main() else logging.WARNING)
     with _end_soon_on_error(), _end_at_second_interrupt():
-      result = train.train_and_evaluate(_CONFIG.value.lock(), workdir)
+      result = train.train_and_evaluate(_config(), workdir)
   except signals.Preempted:
     raise SystemExit(EXIT_PREEMPTED) from None
   except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
     raise SystemExit(f"error: {processes.describe(error)}") from error
   if processes.is_main():
     print(f"{progress.summary_table(result.summary)}\nreport: {result.report}")
+
+
+def _config():
+  """Returns the config; another network than its file's has only those options that the command line gives it."""
+  config, given = _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"])
+  if "model.name" in given:
+    kept = {name: value for name, value in config.model.items() if name in ("name", "dtype") or f"model.{name}" in given}
+    config.model = kept
+  return config.lock()
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ class Result:
     alpha: float32 `[N]`, the final weights.
     records: the lines of metrics.jsonl, one dict for each evaluation.
     summary: the contents of summary.json.
-    report: the path of page.html.
+    report: the path of report.html.
   """
 
   state: TrainState

@@ -20,7 +20,7 @@ ARROWS = {
   "run": {"core", "data", "feed", "methods", "models", "report"},
   "config": {"core", "data", "methods"},
   "train": {"config", "core", "data", "methods", "report", "run"},
-  "main": {"config", "report", "run", "train"},
+  "main": {"core", "run", "train"},
   "__init__": {"core"},
   "configs": {"config"},
 }

@@ -55,7 +55,7 @@ def tanh_loss(head="classifier"):
 
 def drawing_loss(params, batch, rng):
   """The oracle's network on noisy inputs."""
-  noise = jax.random.normal(rng, batch["x"].shape)
+  noise = jax.random.uniform(rng, batch["x"].shape, batch["x"].dtype, -1, 1)
   return tanh_loss()(params, {**batch, "x": batch["x"] + noise}, rng)
 
 

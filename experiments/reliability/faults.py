@@ -4,6 +4,7 @@ Runs are children forked from this process, which has imported everything but st
 takes a second. They train a small network on two CPU devices and save every third step.
 """
 
+import importlib
 import json
 import mmap
 import os
@@ -29,6 +30,9 @@ from soseleto_jax.train import train_and_evaluate
 NUM_STEPS = 96
 _STEPS_PER_EPOCH = 12
 _STATE_FILE = "final.npz"
+
+# What runs import when they need it. Once here, or each life would take seconds more.
+_LATE_IMPORTS = ("orbax.checkpoint", "sklearn.metrics", "tensorboardX.event_file_writer")
 
 # Damage to a checkpoint.
 
@@ -98,6 +102,8 @@ def start(workdir: pathlib.Path, counter: Counter | None = None, log: pathlib.Pa
     counter: follows the steps that it begins.
     log: where its messages go; by default beside the folder.
   """
+  for name in _LATE_IMPORTS:
+    importlib.import_module(name)
   counter = counter or Counter()
   counter.value = -1
   pid = os.fork()

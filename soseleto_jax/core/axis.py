@@ -45,6 +45,8 @@ def varying(tree: Any, axis_name: AxisName) -> Any:
 
   `jax.shard_map` would otherwise sum them over the axis by itself, where `jax.pmap` does not.
   """
+  if axis_name is None:
+    return tree
   names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
   manual = jax.sharding.get_abstract_mesh().manual_axes  # an axis of vmap is none, and knows no such difference
 

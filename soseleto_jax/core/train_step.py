@@ -85,8 +85,8 @@ def make_train_step(
 
   Guarantees: rows with `mask` False change nothing, whatever finite values they hold, and rows of `alpha` outside of
   the batch keep their bits. A row that stands twice in a batch gets the sum of its two updates, then one clip. An index
-  outside of `alpha`, or of its padding (weights below 0), counts as masked. `alpha` stays in [0, 1]; a row whose q is
-  not finite keeps its weight.
+  outside of `alpha`, or of its padding (weights below 0), counts as masked. `alpha` stays in [0, 1]; a row whose loss or
+  q is not finite keeps its weight.
 
   Args:
     source_loss: `LossFn` of the source batch.
@@ -140,7 +140,7 @@ def make_train_step(
     # q, the product of each source gradient with it, by which alpha moves.
     q = alignment.of(source, source_loss, examples, g_target)
     delta = _at(alpha_step_size, step) * q
-    delta = jnp.where(jnp.isfinite(delta), delta, 0.0)
+    delta = jnp.where(jnp.isfinite(source.losses + delta), delta, 0.0)
     alpha, new_alpha_b = alpha_lib.add_and_clip(state.alpha, rows, delta, axis_name)
 
     # g, the gradient that the parameters descend.

@@ -71,7 +71,7 @@ def _named(side, names, task):
 
   x = getattr(task, side)["x"]
   try:
-    augment = make_augmentation(tuple(names))
+    augment = make_augmentation(names)
     jax.eval_shape(augment, jax.random.key(0), jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
   except ValueError as error:
     raise ValueError(f"config.augment.{side}: {error}") from error

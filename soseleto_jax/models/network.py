@@ -96,7 +96,7 @@ class LinenNetwork:
     self, params: Any, model_state: Any, x: jax.Array, *, train: bool = False, rng: jax.Array | None = None
   ) -> tuple[jax.Array, Any]:
     """Applies the module's `features`."""
-    if not hasattr(self.module, "features"):
+    if not callable(getattr(type(self.module), "features", None)):
       raise ValueError(f"{_NO_FEATURES}, or give {type(self.module).__name__} a method features(x, train)")
     return self._call(params, model_state, x, rng, train, train=train, method="features")
 
@@ -222,8 +222,8 @@ class FunctionNetwork:
   """A whole network, heads and all, as an object with two functions: a pair made by Haiku, or one of one's own.
 
   `init(key, x) -> params` and `apply(params, x) -> logits`. With two heads, `apply` is also given `head="source"` or
-  `head="target"`. Where it has parameters of these names it is also given: `rng` or `key`, a key in training and None
-  elsewhere, and `state`, both between the parameters and x or by name; `train`, `training`, `is_training` or
+  `head="target"`. Where it has parameters of these names it is also given: `rng` or `key`, the step's key, None in
+  evaluation, and `state`, both between the parameters and x or by name; `train`, `training`, `is_training` or
   `deterministic`. With `state`, `init` returns `(params, state)` and `apply` `(logits, state)`. An optional `features`
   is called as `apply` is, without a head.
 
@@ -281,14 +281,13 @@ class FunctionNetwork:
   ) -> tuple[jax.Array, Any]:
     """Calls the object's own `features`, if it has one."""
     function = getattr(self.functions, "features", None)
-    if function is None:
+    if not callable(function):
       raise ValueError(f"{_NO_FEATURES}, or an object that also has features(params, x)")
     features, model_state = self._call(function, params, model_state, x, train, rng, {})
     check_features(features, x)
     return features, model_state
 
   def _call(self, function, params, state, x, train, rng, options):
-    rng = rng if train else None
     extra = {"state": state, "rng": rng, "key": rng}
     names = parameter_names(function)[1:]
     before_x = list(itertools.takewhile(extra.__contains__, names))

@@ -197,7 +197,10 @@ class Checkpoints:
 @functools.cache
 def _padder(sharding):
   """Compiles `Checkpoints._with_padding` once for all saves."""
-  pad = lambda alpha, padded, num_source: jnp.where(jnp.arange(len(alpha)) < num_source, alpha, padded)
+
+  def pad(alpha, padded, num_source):
+    return jnp.where(jnp.arange(len(alpha)) < num_source, alpha, padded)
+
   return jax.jit(pad, out_shardings=sharding)
 
 

@@ -106,7 +106,8 @@ class Experiment:
     }
     self._dispatch = functools.cache(self._compile)
     self._find_faulty = functools.cache(self._compile_find_faulty)
-    self._fed: collections.deque[Any] = collections.deque(maxlen=2)  # a dispatch's metrics are read once the next one is on its way
+    # A dispatch's metrics are read once the next one is on its way.
+    self._fed: collections.deque[Any] = collections.deque(maxlen=2)
 
   def _make_setup(self, given):
     config, task = self.config, self.task

@@ -69,7 +69,7 @@ def test_mean_state_keeps_dtypes():
 
 
 def test_varying_keeps_gradients_each_devices_own():
-  """Of what is the same on all devices, `jax.shard_map` would otherwise sum them; also where it varies over one axis."""
+  """Of what is the same on all devices, or along one axis, `jax.shard_map` would otherwise sum them."""
   devices = np.asarray(jax.devices("cpu")[:4]).reshape(2, 2)
   mesh = Mesh(devices, ("rows", "columns"), axis_types=(AxisType.Auto,) * 2)
   both = ("rows", "columns")

@@ -1,15 +1,26 @@
 """Steps that go on without rows that are not finite, and which rows these are."""
 
-import flax.linen as nn
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from soseleto_jax import init_train_state, make_train_step
-from soseleto_jax.core import alignment_rules, nonfinite, sharding
-from soseleto_jax.core.step import make_plain_step
+from soseleto_jax import (
+  Alignment,
+  Step,
+  TargetDescent,
+  center_by_class,
+  init_train_state,
+  make_joint_step,
+  make_plain_step,
+  make_train_step,
+  scale_by_std,
+  skip_nonfinite,
+)
+from soseleto_jax.core import nonfinite, sharding
 from tests import problems
 
 N, B, T = 29, 8, 6
@@ -32,9 +43,8 @@ def loss(params, batch, rng):
 
 
 def make_batch(seed, size, **arrays):
-  return problems.batch(
-    seed, size, scale=np.zeros(size, np.float32), root=np.ones(size, np.float32), mask=np.ones(size, bool), **arrays
-  )
+  extra = {"scale": np.zeros(size, np.float32), "root": np.ones(size, np.float32), "mask": np.ones(size, bool)}
+  return problems.batch(seed, size, **extra, **arrays)
 
 
 def spoiled(batch, row=BAD, *, x=None, scale=None, root=None):
@@ -55,40 +65,37 @@ def masked(batch, row=BAD):
 SOURCE, TARGET = make_batch(0, B, index=problems.index(0, B, N)), make_batch(1, T)
 
 
-def make_state(optimizer, **options):
-  params = problems.tanh_params()
+def make_state(optimizer, params=None, **options):
   alpha = np.random.default_rng(3).uniform(0.2, 0.8, N)
+  params = problems.tanh_params() if params is None else params
   return init_train_state(params, optimizer, N, alpha_init=alpha, **options)
 
 
-def make_step(optimizer, skip=True, **options):
-  return make_train_step(loss, loss, optimizer, alpha_step_size=0.1, skip_nonfinite=skip, **options)
+OPTIONS = {
+  "ahead": dict(
+    alignment=Alignment(transforms=(center_by_class(problems.CLASSES), scale_by_std())),
+    alpha_first=True,
+    lookahead=0.1,
+  ),
+  "8 devices": dict(axis_name="data", alignment=Alignment(contraction="vmap_grad")),
+}
 
 
-@pytest.fixture(scope="module", params=["jvp", "vmap_grad", "lookahead", "alpha first", "transforms", "8 devices"])
-def steps(request):
-  """Optimizer, state, and the step with and without the option."""
+@functools.cache
+def compiled(name):
+  """State, and the step that goes on and the one that does not."""
   optimizer = optax.adam(0.05)
-  options = {
-    "jvp": {},
-    "vmap_grad": dict(contraction="vmap_grad"),
-    "lookahead": dict(lookahead=0.1),
-    "alpha first": dict(alpha_first=True),
-    "transforms": dict(
-      alignment_transform=[alignment_rules.center_by_class(problems.CLASSES), alignment_rules.standardize()]
-    ),
-    "8 devices": dict(axis_name="data"),
-  }[request.param]
-  state, steps = make_state(optimizer), [make_step(optimizer, skip, **options) for skip in (True, False)]
-  if request.param != "8 devices":
-    return state, *map(problems.jit, steps)
-  mesh = sharding.make_mesh()
+  state, step = make_state(optimizer), make_train_step(loss, loss, optimizer, alpha_step_size=0.1, **OPTIONS[name])
+  steps = [skip_nonfinite(step), step]
+  if name == "8 devices":
+    mesh = sharding.make_mesh()
+    state, steps = sharding.shard_train_state(state, mesh), [sharding.shard_train_step(step, mesh) for step in steps]
+  return state, *map(problems.jit, steps)
 
-  def copying(step):
-    sharded = sharding.shard_train_step(step, mesh)
-    return lambda state, *batches: sharded(jax.tree.map(lambda leaf: leaf.copy(), state), *batches)
 
-  return sharding.shard_train_state(state, mesh), *map(copying, steps)
+@pytest.fixture(params=OPTIONS)
+def steps(request):
+  return compiled(request.param)
 
 
 def without_alpha_of_bad(state):
@@ -159,80 +166,109 @@ def test_a_gradient_that_is_not_finite_even_so(steps, cause):
   else:
     target = {**TARGET, "root": np.zeros(T, np.float32)}
     source = {**SOURCE, "root": np.zeros(B, np.float32)}
-  before = jax.tree.map(jnp.array, before)
-  kept = jax.device_get(before)
   after, metrics = step(before, source, target)
   assert metrics["skipped_step"] == 1 and metrics["skipped_rows"] == 0
-  problems.assert_same_bits(jax.device_get(after).replace(step=0), kept.replace(step=0))
-  assert after.step == kept.step + 1
+  problems.assert_same_bits(jax.device_get(after).replace(step=0), jax.device_get(before).replace(step=0))
+  assert after.step == before.step + 1
 
 
-def test_without_the_option_nothing_is_looked_for():
-  """The losses themselves ask what is finite, in logsumexp: once each, and once for the tangents."""
-  optimizer = optax.sgd(0.1)
-
-  def count(fn, *args):
-    return str(jax.make_jaxpr(fn)(*args)).count("is_finite")
-
-  state = make_state(optimizer)
-  in_loss = count(loss, state.params, SOURCE, None)
-  assert count(make_step(optimizer, False), state, SOURCE, TARGET) == 3 * in_loss
-  assert count(make_step(optimizer, True), state, SOURCE, TARGET) > 3 * in_loss
-
-
-@pytest.mark.parametrize("kind", ["input", "loss"])
-def test_plain_training(kind):
-  optimizer = optax.sgd(0.1, momentum=0.9)
-  step = problems.jit(make_plain_step(loss, optimizer, skip_nonfinite=True))
-  after, metrics = step(make_state(optimizer), spoiled(SOURCE, **KINDS[kind]))
-  expected, _ = step(make_state(optimizer), masked(SOURCE))
-  problems.assert_same_bits(after, expected)
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_losses_beside_the_first(side):
+  """A row whose alignment's loss, or the loss that the target's parameters descend, is not finite."""
+  only = {"source": dict(alignment=Alignment(loss=loss)), "target": dict(target_descent=TargetDescent(True, loss))}
+  optimizer, sound = optax.sgd(0.1), problems.tanh_loss()
+  step = problems.jit(skip_nonfinite(make_train_step(sound, sound, optimizer, alpha_step_size=0.1, **only[side])))
+  batches = {"source": SOURCE, "target": TARGET}
+  before = make_state(optimizer)
+  after, metrics = step(before, *(batches | {side: spoiled(batches[side], scale=3e38)}).values())
+  expected, _ = step(before, *(batches | {side: masked(batches[side])}).values())
   assert (metrics["skipped_rows"], metrics["skipped_step"]) == (1, 0)
-  after, metrics = step(make_state(optimizer), {**SOURCE, "root": np.zeros(B, np.float32)})
-  problems.assert_same_bits(after.replace(step=0), make_state(optimizer).replace(step=0))
+  problems.assert_same_bits(after.params, expected.params)
+  problems.assert_same_bits(without_alpha_of_bad(after), without_alpha_of_bad(expected))
+  assert (after.alpha[SOURCE["index"][BAD]] == 0) == (side == "source")
+
+
+def test_plain_training():
+  optimizer = optax.sgd(0.1, momentum=0.9)
+  plain_step = make_plain_step(loss, optimizer, side="target")
+  step, state = problems.jit(skip_nonfinite(plain_step)), make_state(optimizer)
+  for kind in ("input", "loss"):
+    after, metrics = step(state, spoiled(SOURCE, **KINDS[kind]))
+    expected, _ = step(state, masked(SOURCE))
+    problems.assert_same_bits(after, expected)
+    assert (metrics["skipped_rows"], metrics["skipped_step"]) == (1, 0)
+    assert metrics.keys() == {"loss", "grad_norm", "skipped_rows", "skipped_step"}
+  after, metrics = step(state, {**SOURCE, "root": np.zeros(B, np.float32)})
+  problems.assert_same_bits(after.replace(step=state.step), state)
   assert (metrics["skipped_rows"], metrics["skipped_step"]) == (0, 1)
+  assert skip_nonfinite(plain_step).sets == ("target",)
 
 
-class _BatchNormNet(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    x = nn.Dense(4)(x)
-    return nn.Dense(problems.CLASSES)(nn.BatchNorm(use_running_average=False)(x))
+def test_joint_training():
+  """All its parameters descend the target, whose rows at fault are left out as well."""
+  optimizer = optax.sgd(0.1)
+  step = problems.jit(skip_nonfinite(make_joint_step(loss, loss, optimizer)))
+  after, metrics = step(make_state(optimizer), spoiled(SOURCE, x=np.nan), spoiled(TARGET, 1, scale=3e38))
+  expected, _ = step(make_state(optimizer), masked(SOURCE), masked(TARGET, 1))
+  problems.assert_same_bits(after.replace(alpha=0), expected.replace(alpha=0))
+  problems.assert_same_bits(without_alpha_of_bad(after), without_alpha_of_bad(expected))
+  assert after.alpha[SOURCE["index"][BAD]] == 0
+  assert (metrics["skipped_rows"], metrics["skipped_step"]) == (2, 0)
+
+
+def test_a_step_of_ones_own():
+  """That names no losses and has no metrics: rows are told by their inputs, and what is not finite even so rests."""
+
+  def gradients(state, batch):
+    gradient = jax.grad(lambda params: jnp.sum(params * batch["x"][:, 0], where=batch["mask"]))(state.params)
+    return gradient, state, {}
+
+  step = skip_nonfinite(Step(gradients, optax.sgd(1.0), ("target",)))
+  assert step.sets == ("target",)
+  step, state = problems.jit(step), init_train_state(jnp.float32(1), optax.sgd(1.0), N)
+  after, metrics = step(state, {"x": np.float32([[1], [np.nan], [3]])})
+  assert after.params == -3 and metrics == {"skipped_rows": 1, "skipped_step": 0}
+  after, metrics = step(state, {"x": np.float32([[3e38], [3e38], [0]])})
+  assert after.params == 1 and metrics == {"skipped_rows": 0, "skipped_step": 1}
 
 
 def test_rows_that_are_coupled():
   """One that is not finite makes all losses so; its inputs tell it. The statistics stay finite."""
-  model, optimizer = _BatchNormNet(), optax.sgd(0.1)
-  variables = model.init(jax.random.key(0), SOURCE["x"])
 
   def coupled(params, batch, rng, model_state):
-    logits, new_state = model.apply({"params": params, **model_state}, batch["x"], mutable=["batch_stats"])
+    hidden = batch["x"] @ params["w"] + params["b"]
+    mean, variance = hidden.mean(axis=0), hidden.var(axis=0)
+    logits = jnp.tanh((hidden - mean) * jax.lax.rsqrt(variance + 1e-5)) @ params["classifier"]
+    new_state = {"mean": 0.9 * model_state["mean"] + 0.1 * mean}
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]), new_state
 
-  state = init_train_state(variables["params"], optimizer, N, model_state={"batch_stats": variables["batch_stats"]})
-  step = problems.jit(make_train_step(coupled, coupled, optimizer, alpha_step_size=0.1, skip_nonfinite=True))
+  optimizer = optax.sgd(0.1)
+  state = make_state(optimizer, model_state={"mean": jnp.zeros(problems.HIDDEN)})
+  step = problems.jit(skip_nonfinite(make_train_step(coupled, coupled, optimizer, alpha_step_size=0.1)))
   after, metrics = step(state, spoiled(SOURCE, x=np.nan), spoiled(TARGET, x=np.inf))
   assert (metrics["skipped_rows"], metrics["skipped_step"]) == (2, 0)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
-  assert not np.array_equal(after.params["Dense_0"]["kernel"], state.params["Dense_0"]["kernel"])
-  index = SOURCE["index"]
-  assert after.alpha[index[BAD]] == 0 and (np.delete(after.alpha, index[BAD]) > 0).all()
+  assert not np.array_equal(after.params["w"], state.params["w"])
+  assert after.alpha[SOURCE["index"][BAD]] == 0 and (without_alpha_of_bad(after) > 0).all()
   broken, metrics = step(state, {**SOURCE, "x": np.full_like(SOURCE["x"], np.nan)}, TARGET)
   assert metrics["skipped_rows"] == B
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(broken))
 
 
+@functools.cache
+def find():
+  return problems.jit(functools.partial(nonfinite.faulty_rows, [loss, loss]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_which_rows(kind):
-  found = nonfinite.faulty_rows(
-    [loss, loss], make_state(optax.sgd(0.1)), spoiled(SOURCE, **KINDS[kind]), spoiled(TARGET, 1, x=np.nan)
-  )
+  found = find()(make_state(optax.sgd(0.1)), spoiled(SOURCE, **KINDS[kind]), spoiled(TARGET, 1, x=np.nan))
   assert [np.flatnonzero(rows).tolist() for rows in found] == [[BAD], [1]]
 
 
 def test_without_keeps_the_other_rows():
   faulty = np.arange(B) % 3 == 0
-  batch = nonfinite.without(spoiled(SOURCE, 3, x=np.nan), jnp.asarray(faulty))
+  batch = problems.jit(nonfinite.without)(spoiled(SOURCE, 3, x=np.nan), faulty)
   for name in ("x", "label", "index", "scale"):
     np.testing.assert_array_equal(batch[name][~faulty], SOURCE[name][~faulty])
   np.testing.assert_array_equal(batch["mask"], ~faulty)

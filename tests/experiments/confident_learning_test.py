@@ -61,8 +61,8 @@ def test_probabilities_are_out_of_fold(tmp_path):
   config = make_config(num_epochs=30, model__hidden=(64,), eval_every_epochs=30.0, checkpoint_every_epochs=30.0)
   pred_probs = lib.out_of_fold_probabilities(config, tmp_path, task, 2, None)
   np.testing.assert_allclose(pred_probs.sum(axis=1), 1, rtol=1e-5)
-  assert np.mean(np.max(pred_probs, axis=1)) > 0.8
-  assert np.mean(np.argmax(pred_probs, axis=1) == task.source["label"]) < 0.6
+  assert np.mean(np.max(pred_probs, axis=1)) > 0.7  # with other seeds 0.81 to 0.85
+  assert np.mean(np.argmax(pred_probs, axis=1) == task.source["label"]) < 0.6  # 0.33 to 0.43; by chance 1 in 3
 
 
 def test_folds():
@@ -79,8 +79,9 @@ def test_wrong_labels_are_removed(tmp_path, method):
   config = make_config(num_epochs=6, method=method)
   pruned = confident_learning(config, tmp_path, task, num_folds=2)
   wrong = task.source["label"] != task.source["true_label"]
-  assert np.mean(wrong[~pruned.kept]) > 0.9 and np.mean(~pruned.kept[wrong]) > 0.9
-  assert pruned.summary["auc"] > 0.95 and pruned.summary["wrong_fraction"] == pytest.approx(0.2)
+  # With other seeds 0.89 to 1; by chance 0.2 and 0.5.
+  assert np.mean(wrong[~pruned.kept]) > 0.75 and np.mean(~pruned.kept[wrong]) > 0.75
+  assert pruned.summary["auc"] > 0.9 and pruned.summary["wrong_fraction"] == pytest.approx(0.2)
   assert pruned.summary["removed_fraction"] == pytest.approx(1 - np.mean(pruned.kept))
   given = pruned.pred_probs[np.arange(len(wrong)), task.source["label"]]
   np.testing.assert_allclose(pruned.quality, given, rtol=1e-6)

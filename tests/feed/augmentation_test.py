@@ -16,7 +16,7 @@ import scipy.ndimage
 from jax.sharding import PartitionSpec as P
 
 from soseleto_jax.core.sharding import make_mesh
-from soseleto_jax.feed import augmentation
+from soseleto_jax.feed import resampling
 from soseleto_jax.feed.augmentation import apply_per_example, make_augmentation
 from tests import problems
 
@@ -99,7 +99,7 @@ def forward(angle, slant, factor, ratio):
 def test_moves_as_scipy(move):
   image = pixels(1, 11, 14, 2)[0].astype(np.float32)
   move = dict(angle=0.0, slant=0.0, factor=1.0, ratio=1.0, shift=(0.0, 0.0)) | move
-  found = augmentation.resample(jnp.asarray(image), augmentation.source_coordinates((11, 14), **move))
+  found = resampling.resample(jnp.asarray(image), resampling.source_coordinates((11, 14), **move))
   shift, middle = np.array(move.pop("shift")), np.array([5.0, 6.5])
   inverse = np.linalg.inv(forward(**move))
   offset = middle - inverse @ (middle + shift)
@@ -111,10 +111,10 @@ def test_moves_as_scipy(move):
 def test_turns_as_pillow():
   image = pixels(1, 21, 21, 1)[0].astype(np.float32)
   angle = 25.0
-  coordinates = augmentation.source_coordinates(
+  coordinates = resampling.source_coordinates(
     (21, 21), angle=math.radians(angle), slant=0.0, factor=1.0, ratio=1.0, shift=(0.0, 0.0)
   )
-  found = augmentation.resample(jnp.asarray(image), coordinates)[..., 0]
+  found = resampling.resample(jnp.asarray(image), coordinates)[..., 0]
   picture = PIL.Image.fromarray(image[..., 0]).rotate(angle, PIL.Image.Resampling.BILINEAR)
   disc = np.hypot(*(np.mgrid[:21, :21] - 10)) < 9  # outside of it Pillow fills with 0
   np.testing.assert_allclose(np.asarray(found)[disc], np.asarray(picture)[disc], rtol=1e-3, atol=1e-2)
@@ -141,7 +141,7 @@ def test_displacement_is_smoothed_noise():
   for axis, size in enumerate(shape):  # the standard deviation of what noise of variance 1 becomes
     weights = scipy.ndimage.gaussian_filter1d(np.eye(size), sigma, mode="constant", truncate=20)
     smooth /= np.expand_dims(np.linalg.norm(weights, axis=0), 1 - axis)
-  found = augmentation.displacement(key, shape, sigma)
+  found = resampling.displacement(key, shape, sigma)
   np.testing.assert_allclose(found, np.clip(smooth, -3, 3), rtol=1e-4, atol=1e-5)
 
 
@@ -210,7 +210,7 @@ def test_elastic(name, amplitude, smoothing):
 
 
 def test_displacement_has_no_weak_border():
-  draw = problems.jit(jax.vmap(lambda key: augmentation.displacement(key, (6, 20))))
+  draw = problems.jit(jax.vmap(lambda key: resampling.displacement(key, (6, 20))))
   fields = draw(jax.random.split(jax.random.key(0), MANY))
   np.testing.assert_allclose(np.std(fields, axis=0), 1, atol=0.12)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soseleto_jax.methods import label_efficient
-from soseleto_jax.run.trainer import Experiment, Given
+from soseleto_jax.run.trainer import Experiment
 from soseleto_jax.train import train_and_evaluate
 from tests import problems, runs
 
@@ -16,6 +16,8 @@ OPTIONS = {
   "label_efficient": {"adaptation_epochs": 0.5, "learning_rate": 0.01},
 }
 GIVEN = {"label_efficient": functools.partial(label_efficient.make_method, unlabelled=UNLABELLED)}
+
+EVERY_STEP = {"checkpoint_every_epochs": 0.25}
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -33,16 +35,13 @@ def train(method, folder, **fields):
 
 @pytest.fixture(name="whole", scope="module")
 def whole_fixture(tmp_path_factory):
-  """Runs that nothing interrupts."""
+  """A run that nothing interrupts."""
 
   @functools.cache
   def run(method):
     return train(method, tmp_path_factory.mktemp("whole") / "run", **EVERY_STEP)
 
   return run
-
-
-EVERY_STEP = {"checkpoint_every_epochs": 0.25}
 
 
 @pytest.mark.parametrize("stopped", [7, 8, 9])
@@ -57,16 +56,22 @@ def test_resumes_in_either_phase(tmp_path, whole, stopped):
   assert [record["test_loss"] for record in resumed.records] == [record["test_loss"] for record in expected.records]
 
 
-@pytest.mark.parametrize("method", OPTIONS)
-def test_a_run_by_name(tmp_path, whole, method):
-  """It learns; and skips nothing where everything is finite."""
-  result = whole(method)
-  assert result.summary["steps"] == {"matching_networks": 12, "label_efficient": 10}[method]
-  experiment = Experiment(make_config(method), runs.make_task(shared=False), Given(method=GIVEN.get(method)))
-  before = experiment.evaluate(experiment.place(experiment.initial_state()))
-  assert result.records[-1]["validation_loss"] < before["validation_loss"]
-  skipping = train(method, tmp_path / "skipping", on_nonfinite="skip", **EVERY_STEP)
+def test_adaptation_lowers_the_loss_of_the_target(tmp_path, whole):
+  """By 0.08 to 0.11 for the seeds 0 to 2; and it skips nothing where everything is finite."""
+  result = whole("label_efficient")
+  assert result.summary["steps"] == 10
+  before, after = (record["validation_loss"] for record in result.records[-2:])
+  assert after < before - 0.03
+  skipping = train("label_efficient", tmp_path / "run", on_nonfinite="skip", **EVERY_STEP)
   problems.assert_close(skipping.state.params, result.state.params, rtol=1e-4, atol=1e-4)
+
+
+def test_matching_networks_by_name(tmp_path):
+  """In both phases."""
+  config = make_config("matching_networks", num_epochs=1)
+  result = train_and_evaluate(config, tmp_path / "run", runs.make_task(shared=False))
+  assert result.summary["steps"] == int(result.state.step) == 8
+  assert np.isfinite([record["test_loss"] for record in result.records]).all()
 
 
 def test_matching_networks_are_evaluated_by_the_labelled_target():

@@ -225,27 +225,47 @@ def test_nnx_layers_stacked_by_vmap_draw_each_for_itself():
 
 
 def test_nnx_module_stays_as_it_is():
-  module = NnxNet(norm=True, dropout=0.5, rngs=nnx.Rngs(1))
+  module, twin = (NnxNet(norm=True, dropout=0.5, rngs=nnx.Rngs(1)) for _ in range(2))
   module.eval()
-  before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngKey))))
   network = NnxNetwork(module, HEADS)
   params, state = network.init(KEY, X)
-  problems.assert_same_bits(params["representation"], nnx.to_pure_dict(nnx.state(module, nnx.Param)))
 
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  @functools.partial(jax.jit, donate_argnums=(0, 1))  # the module has arrays of its own, or it would lose them
   def step(params, state):
-    loss = lambda params: network.apply(params, state, X, head="source", train=True, rng=KEY)
-    gradient, state_after = jax.grad(lambda params: (jnp.sum(loss(params)[0]), loss(params)[1]), has_aux=True)(params)
-    return jax.tree.map(jnp.add, params, gradient), state_after
+    def loss(params):
+      logits, new_state = network.apply(params, state, X, head="source", train=True, rng=KEY)
+      return jnp.sum(logits), new_state
+
+    gradient, state = jax.grad(loss, has_aux=True)(params)
+    return jax.tree.map(jnp.add, params, gradient), state
 
   params, state = step(*step(params, state))
   assert np.all(np.isfinite(network.apply(params, state, X, head="target")[0]))
-  problems.assert_same_bits(nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngKey))), before)
+  start, _ = network.init(KEY, X)
+  problems.assert_same_bits(start["representation"], nnx.to_pure_dict(nnx.state(twin, nnx.Param)))
+  now, then = (nnx.to_pure_dict(nnx.state(each, nnx.Not(nnx.RngKey))) for each in (module, twin))
+  problems.assert_same_bits(now, then)
   assert module.drop.deterministic and module.bn.use_running_average
-  assert all(
-    isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(nnx.state(module))
-  )
   assert np.all(np.isfinite(module(X)))
+
+
+class Sowing(nnx.Module):
+  def __init__(self, *, rngs):
+    self.dense = nnx.Linear(4, 4, rngs=rngs)
+
+  def __call__(self, x):
+    self.sow(nnx.Intermediate, "seen", x)
+    return self.dense(x)
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+def test_nnx_intermediates_are_dropped():
+  module = Sowing(rngs=nnx.Rngs(0))
+  module(X)  # leaves them
+  network = as_network(module, 3)
+  params, state = network.init(KEY, X)
+  assert state is None and set(params["representation"]) == {"dense"}
+  assert network.apply(params, None, X[:3], train=True)[1] is None
 
 
 @ALL
@@ -366,16 +386,16 @@ def test_nnx_parts_that_are_frozen_or_adapted():
 def test_nnx_heads_start_apart_from_the_module_of_the_same_seed():
   class Square(nnx.Module):
     def __init__(self, *, rngs):
-      self.dense = nnx.Linear(4, 4, kernel_init=nnx.initializers.lecun_normal(), rngs=rngs)
+      other = rngs.fork()
+      self.layers = nnx.List([nnx.Linear(4, 4, rngs=which) for which in (rngs, other, rngs, other)])
 
     def __call__(self, x):
-      return self.dense(x)
+      return sum(layer(x) for layer in self.layers)
 
   params, _ = as_network(Square(rngs=nnx.Rngs(0)), {"source": 4, "target": 4}).init(jax.random.key(0), X)
-  kernels = [params[name]["kernel"] for name in ("source_head", "target_head")]
-  kernels.append(params["representation"]["dense"]["kernel"])
-  for a, b in ((0, 1), (0, 2), (1, 2)):
-    assert not np.any(np.asarray(kernels[a]) == np.asarray(kernels[b]))
+  kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+  assert len(kernels) == 6
+  assert not any(np.any(kernels[a] == kernels[b]) for a in range(6) for b in range(a))
   assert all(0.2 < np.std(kernel) < 0.8 for kernel in kernels)  # LeCun's: 1/2
   assert not np.any(params["source_head"]["bias"])
 
@@ -558,10 +578,12 @@ def test_features_that_a_network_does_not_tell():
     network.features(params, state, X)
 
   class Whole(nn.Module):
+    features: int = 3  # what many call a width
+
     @nn.compact
     def __call__(self, x, train):
       del train
-      return nn.Dense(3)(x)
+      return nn.Dense(self.features)(x)
 
   network = as_network(Whole())
   params, state = network.init(KEY, X)
