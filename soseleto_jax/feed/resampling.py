@@ -1,5 +1,6 @@
 """Images read between their pixels: where each pixel of a moved or distorted image comes from, and what is there."""
 
+import functools
 import math
 
 import jax

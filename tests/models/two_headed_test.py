@@ -86,7 +86,7 @@ def test_features_are_what_the_heads_see():
   model, params, x = _network("cifar_quick")
   features = model.apply({"params": params}, x, method="features")
   expected = model.representation.apply({"params": params["representation"]}, x)
-  np.testing.assert_array_equal(features, expected)
+  np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_names_of_the_classifiers():
