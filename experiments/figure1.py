@@ -63,19 +63,6 @@ def train(seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     params, _ = network.init(jax.random.key(seed), jnp.zeros((1, 2)))
     return init_train_state(params, optimizer, num_source, alpha_init=config.alpha.init, seed=seed)
 
-  def run(state, source, target, rows):
-    def one(state, row):
-      index, mask = row
-      batch = {"x": source["x"][index], "label": source["label"][index], "index": index, "mask": mask}
-      return step(state, batch, target)[0], None
-
-    def epoch(state, rows):
-      state, _ = jax.lax.scan(one, state, rows)
-      return state, state.alpha
-
-    final, alpha = jax.lax.scan(epoch, state, rows)
-    return final.params, jnp.concatenate([state.alpha[None], alpha])
-
   def stack(name):
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(one[name] for one in sets))
 
@@ -84,10 +71,31 @@ def train(seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     return rows.reshape(len(seeds), config.num_epochs, steps_per_epoch, -1)
 
   states = jax.vmap(init)(jnp.asarray(seeds))
-  params, alpha = jax.jit(jax.vmap(run))(states, stack("source"), stack("target"), (batches(0), batches(1)))
+  run = jax.jit(jax.vmap(functools.partial(_train_epochs, step)))
+  params, alpha = run(states, stack("source"), stack("target"), (batches(0), batches(1)))
   test = stack("test")
   logits = jax.vmap(predict, in_axes=(0, None, 0))(params, None, test["x"])
   return np.asarray(alpha), np.mean(np.argmax(logits, axis=-1) == test["label"], axis=1)
+
+
+def _train_epochs(step, state, source, target, rows):
+  """Takes the steps of one seed, with source batches of rows (index, mask), `[E, steps, B]` each, and whole targets.
+
+  Returns:
+    The parameters at the end, and the weights at the start and after each of E epochs, `[E + 1, N]`.
+  """
+
+  def one(state, row):
+    index, mask = row
+    batch = {"x": source["x"][index], "label": source["label"][index], "index": index, "mask": mask}
+    return step(state, batch, target)[0], None
+
+  def epoch(state, rows):
+    state, _ = jax.lax.scan(one, state, rows)
+    return state, state.alpha
+
+  final, alpha = jax.lax.scan(epoch, state, rows)
+  return final.params, jnp.concatenate([state.alpha[None], alpha])
 
 
 def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments.reliability import faults
+from experiments.reliability import children, faults
 
 _FAULTS = ("kills", "terminations", "damages", "second_run", "full_disk", "read_only")
 _ONLY = flags.DEFINE_multi_enum("only", _FAULTS, _FAULTS, "Which faults.")
@@ -60,8 +60,8 @@ def main(_):
     jax.config.update("jax_compilation_cache_dir", str(root / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if faults.wait(faults.start(root / "straight")):
-      raise SystemExit(faults.log_of(root / "straight").read_text())
+    if children.wait(children.start(root / "straight")):
+      raise SystemExit(children.log_of(root / "straight").read_text())
     print("| fault | injected | survived | lost | |\n|---|---|---|---|---|", flush=True)
     for name in _ONLY.value:
       injected, survived, remark = inject(name, root)

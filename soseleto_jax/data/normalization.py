@@ -64,7 +64,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
   resized = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
   for image, out in zip(images, resized, strict=True):
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    out[:] = np.reshape(picture.resize((size, size), Image.Resampling.BILINEAR), out.shape)
+    out[:] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(out.shape)
   return resized
 
 
@@ -160,7 +160,7 @@ def _sample(images: Any) -> Any:
 
 def _moments(images: Any) -> tuple[np.ndarray, np.ndarray]:
   """Mean and variance over images, float64, shaped as one image; merged by Chan, Golub and LeVeque (1983)."""
-  count, mean, squares = 0, 0.0, 0.0
+  count, mean, squares = 0, np.zeros(images.shape[1:]), np.zeros(images.shape[1:])
   for chunk in lazy.chunks(images):
     chunk = chunk.astype(np.float64)
     chunk_mean = chunk.mean(axis=0)

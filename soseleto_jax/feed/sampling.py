@@ -98,7 +98,7 @@ class _ShuffledPasses:
 
   def __init__(self, n: int, seed: int, *stream: str | int):
     self._n, self._seed, self._stream = n, seed, stream
-    self._latest = (-1, None)
+    self._latest = (-1, np.empty(0, np.int64))
 
   def at(self, positions: np.ndarray) -> np.ndarray:
     passes, slots = np.divmod(positions, self._n)

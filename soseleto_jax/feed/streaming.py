@@ -60,7 +60,7 @@ class Streaming:
     size = len(padded_batch(sampler, 0, mesh.size)[0])
     split = NamedSharding(mesh, P(None, *mesh.axis_names))
     slices = split.addressable_devices_indices_map((1, size)).values()
-    rows = np.unique(np.concatenate([np.arange(size)[part[1]] for part in slices]))
+    rows = np.unique(np.concatenate([np.arange(size)[part[1]] for part in slices if part is not None]))
     batches = grain.MapDataset.source(Batches(examples, sampler, num_steps, size, rows))
     on_devices = batches.to_iter_dataset(lazy.read_options()).map(functools.partial(_put, split, size))
     self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(on_devices, prefetch_buffer_size=_ON_DEVICES))

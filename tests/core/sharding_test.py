@@ -225,7 +225,7 @@ def _one_device(network, options):
     ("shard_params", "cnn", "ahead"),
     ("shard_map", "mlp", "every"),
     ("shard_map_unchecked", "mlp", "jvp"),
-    ("pmap", "mlp", "every"),
+    ("pmap", "mlp", "jvp"),
     ("vmap", "mlp", "jvp"),
   ],
 )

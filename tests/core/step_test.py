@@ -109,7 +109,7 @@ def test_plain_training(x64, optimizer, masked):
     assert all(value.shape == () and value.dtype == jnp.float32 for value in metrics.values())
     problems.assert_close(metrics, expected)
   problems.assert_same_bits(state.alpha, alpha)
-  assert state.step == 4
+  assert state.step == 4 and step._cache_size() == 1
 
 
 def test_masked_rows_change_no_bit_of_plain_training():

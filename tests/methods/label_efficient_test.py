@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+from soseleto_jax.core.nonfinite import faulty_rows
 from soseleto_jax.methods import label_efficient
 from soseleto_jax.models import MLP, LeNet
 from soseleto_jax.models.network import with_heads
@@ -152,6 +153,7 @@ def test_the_whole_loss():
   params = jax.tree.map(perturb, method.init(setup.params))
   params["extra"]["source"] = jax.tree.map(lambda leaf: leaf + 0.05, params["extra"]["source"])
   batch, key = source_batch(3), jax.random.key(9)
+  batch["x"][5] *= -50  # of the masked row, whose features would be most of its class's centroid
   found = loss_of(method, params, batch, key)
 
   def layers(params, x):
@@ -185,6 +187,8 @@ def test_the_whole_loss():
   semantic += cross_entropy(to_classes(known, known, label, 4))
   expected = cross_entropy(known @ head["kernel"] + head["bias"]) + telling + 0.3 * hiding + 0.7 * semantic
   np.testing.assert_allclose(found, expected, rtol=1e-4)
+  with_all = loss_of(method, params, {**batch, "mask": np.ones(6, bool)}, key)
+  assert not np.allclose(with_all, expected, rtol=1e-3)
 
 
 def test_layers_of_a_convolutional_network():
@@ -255,6 +259,17 @@ def test_target_images_are_prepared_as_the_trainer_feeds_them(option):
   np.testing.assert_allclose(loss(scaled, UNLABELLED, x), expected, rtol=1e-5)
   for part in (loss(prepared, UNLABELLED, 30 * x), loss(prepared, 30 * UNLABELLED, x)):
     assert not np.allclose(part, expected, rtol=1e-3)
+
+
+def test_rows_at_fault_are_found_on_whole_batches_too():
+  """As the trainer looks for them, where the step itself is mapped over devices."""
+  setup = setups.make_setup("label_efficient", shared=False, representation=PERCEPTRON, axis_name="data")
+  method = label_efficient.make_method(setup, unlabelled=UNLABELLED)
+  batch = source_batch(0)
+  batch["x"][2] = np.inf
+  find = problems.jit(functools.partial(faulty_rows, method.phases[1].step.losses))
+  (found,) = find(setups.start(method, setup, 1), batch)
+  assert found.tolist() == [False, False, True, False, False, False]
 
 
 @pytest.mark.parametrize("unlabelled", [UNLABELLED[:0], UNLABELLED[:, :3]])
