@@ -42,6 +42,8 @@ def run() -> None:
   """The command `soseleto`."""
   for flag in (_CONFIG, _WORKDIR, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _PEER_TIMEOUT):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])  # --help looks for them there
+  if "" not in sys.path:
+    sys.path.insert(0, "")  # as `python -m` has it: networks and methods of one's own are named by import path
   app.run(main, flags_parser=parse_flags)
 
 

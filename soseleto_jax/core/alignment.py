@@ -70,16 +70,17 @@ class Alignment:
 
   def _products(self, source, source_loss, examples, direction):
     loss = source_loss if self.loss is None else self.loss
+    bound = examples.bind(loss, "alignment.loss")
     if self.contraction == "vmap_grad":
       if examples.model_state is not None:
         raise ValueError(
           "contraction='vmap_grad' with a model_state: layers that couple examples have no per-example gradients; "
           "use contraction='jvp', or a model without such layers"
         )
+      jax.eval_shape(bound, source.params)  # which refuses a loss that is not one per example
       return per_example_products(loss, source.params, examples.batch, examples.rng, direction, self.microbatch_size)
     if self.loss is None:
       return source.push(direction)
-    bound = examples.bind(loss, "alignment.loss")
     return directional_derivative(lambda params: bound(params)[0], source.params, direction)
 
 

@@ -85,8 +85,8 @@ def make_train_step(
 
   Guarantees: rows with `mask` False change nothing, whatever finite values they hold, and rows of `alpha` outside of
   the batch keep their bits. A row that stands twice in a batch gets the sum of its two updates, then one clip. An index
-  outside of `alpha`, or of its padding (weights below 0), counts as masked. `alpha` stays in [0, 1]; a row whose loss or
-  q is not finite keeps its weight.
+  outside of `alpha`, or of its padding (weights below 0), counts as masked. `alpha` stays in [0, 1]; a row whose loss
+  or q is not finite keeps its weight.
 
   Args:
     source_loss: `LossFn` of the source batch.

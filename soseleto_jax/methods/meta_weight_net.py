@@ -71,7 +71,6 @@ def make_meta_step(
       return lambda network: bound({"network": network, "extra": weigher})
 
     source = forward(of_network(source_loss, source_batch, source_rng, "source_loss"), axis.varying(network, axis_name))
-
     losses = jnp.where(mask, source.losses, 0.0)
 
     def weights_of(weigher):
@@ -113,8 +112,12 @@ def make_method(setup: Setup, *, hidden: int = 100, meta_learning_rate: float = 
       Much more drives all weights to 1. Choose it on validation.
   """
   setup.require(transfer=False, stateless=True)
-  weigher = WeightNetwork(hidden)
+  weight_network = WeightNetwork(hidden)
   key = jax.random.fold_in(jax.random.key(setup.config.seed), 1)  # not the network's
+
+  def weigh(weigher, losses):
+    return weight_network.apply(weigher, losses)
+
   optimizer = optax.partition(
     {"network": setup.optimizer(), "weigher": optax.sgd(meta_learning_rate)},
     {"network": "network", "extra": "weigher"},
@@ -122,7 +125,7 @@ def make_method(setup: Setup, *, hidden: int = 100, meta_learning_rate: float = 
   step = make_meta_step(
     loss_of_network(setup, "source"),
     loss_of_network(setup, "target"),
-    weigher.apply,
+    weigh,
     optimizer,
     learning_rate=setup.schedule(),
     meta_learning_rate=meta_learning_rate,
@@ -130,6 +133,6 @@ def make_method(setup: Setup, *, hidden: int = 100, meta_learning_rate: float = 
   )
   return Method(
     (Phase(setup.num_steps, step),),
-    init=beside_network(weigher.init(key, jnp.zeros(1))),
+    init=beside_network(weight_network.init(key, jnp.zeros(1))),
     predict=predict_of_network(setup),
   )

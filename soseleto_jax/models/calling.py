@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+NO_FEATURES = "this method needs the features of a network: give a Flax module that returns them [B, F]"
 _IN_TRAINING = {"train": True, "training": True, "is_training": True, "deterministic": False}
 
 

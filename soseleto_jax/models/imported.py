@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import nnx
 
 from soseleto_jax.core.suggest import did_you_mean
-from soseleto_jax.models.network import has_init_and_apply
+from soseleto_jax.models.function_network import has_init_and_apply
 
 _OURS = ("rngs", "parent", "name")  # arguments that are not the config's to give
 

@@ -13,9 +13,12 @@ from soseleto_jax.models.calling import mode_options
 
 HEADS = ("source", "target")
 
+NumClasses = int | Mapping[str, int]  # one classifier that source and target share, or one for each
 
-def check_num_classes(num_classes: int | Mapping[str, int]) -> None:
+
+def check_num_classes(num_classes: NumClasses) -> None:
   """Raises ValueError for what is neither a positive int nor one for each of "source" and "target"."""
+  counts: Mapping[str, Any]
   if isinstance(num_classes, numbers.Integral):
     counts = {"classifier": num_classes}
   elif isinstance(num_classes, Mapping) and set(num_classes) == set(HEADS):
@@ -30,14 +33,14 @@ def check_num_classes(num_classes: int | Mapping[str, int]) -> None:
       raise ValueError(f"num_classes={num_classes!r} must count at least one class; use positive ints")
 
 
-def heads_of(num_classes: int | Mapping[str, int]) -> dict[str, int]:
+def heads_of(num_classes: NumClasses) -> dict[str, int]:
   """Returns the classifiers' names among the parameters, with their numbers of classes."""
   if isinstance(num_classes, Mapping):
     return {f"{head}_head": num_classes[head] for head in HEADS}
   return {"classifier": num_classes}
 
 
-def classifier_of(num_classes: int | Mapping[str, int], head: str | None) -> str:
+def classifier_of(num_classes: NumClasses, head: str | None) -> str:
   """Returns the name among the parameters of the classifier that `head` names, None for the shared one.
 
   Raises:
@@ -50,6 +53,12 @@ def classifier_of(num_classes: int | Mapping[str, int], head: str | None) -> str
   if head not in HEADS:
     raise ValueError(f"head={head!r} names none of the two heads; use 'source' or 'target'")
   return f"{head}_head"
+
+
+def head_inits(representation: Any) -> tuple[Any, Any]:
+  """Returns the initializers of a classifier's kernel and bias: the representation's, or LeCun's normal and zeros."""
+  kernel_init = getattr(representation, "head_kernel_init", nn.initializers.lecun_normal())
+  return kernel_init, getattr(representation, "head_bias_init", nn.initializers.zeros_init())
 
 
 def check_features(features: Any, x: jax.Array) -> None:
@@ -78,7 +87,7 @@ class HeadedNetwork(nn.Module):
   """
 
   representation: nn.Module
-  num_classes: int | Mapping[str, int]
+  num_classes: NumClasses
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
   bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
   dtype: Any = jnp.float32

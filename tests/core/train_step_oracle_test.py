@@ -223,10 +223,10 @@ def test_joint_training(x64):
 def test_algorithm_1_in_float32():
   """The same mathematics in the precision that users get."""
   params, batches = problems.tanh_params(), _batches(3)
-  optimizer, loss = optax.adam(0.05), problems.tanh_loss()
+  optimizer, loss = optax.sgd(0.1, momentum=0.9), problems.tanh_loss()
   step = problems.jit(make_train_step(loss, loss, optimizer, alpha_step_size=0.4))
   state = init_train_state(params, optimizer, NUM_SOURCE)
-  expected = oracle.run(params, np.full(NUM_SOURCE, 0.5), batches, oracle.Adam(0.05), alpha_step_size=0.4)
+  expected = oracle.run(params, np.full(NUM_SOURCE, 0.5), batches, oracle.Sgd(0.1, 0.9), alpha_step_size=0.4)
   for (source, target), (params, alpha, metrics) in zip(batches, expected, strict=True):
     state, step_metrics = step(state, source, target)
     assert state.alpha.dtype == np.float32

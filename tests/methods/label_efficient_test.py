@@ -153,7 +153,7 @@ def test_the_whole_loss():
   params = jax.tree.map(perturb, method.init(setup.params))
   params["extra"]["source"] = jax.tree.map(lambda leaf: leaf + 0.05, params["extra"]["source"])
   batch, key = source_batch(3), jax.random.key(9)
-  batch["x"][5] *= -50  # of the masked row, whose features would be most of its class's centroid
+  batch["label"] = np.int32([0, 1, 1, 0, 1, 2])  # the masked row is the only one of its class
   found = loss_of(method, params, batch, key)
 
   def layers(params, x):
@@ -187,6 +187,8 @@ def test_the_whole_loss():
   semantic += cross_entropy(to_classes(known, known, label, 4))
   expected = cross_entropy(known @ head["kernel"] + head["bias"]) + telling + 0.3 * hiding + 0.7 * semantic
   np.testing.assert_allclose(found, expected, rtol=1e-4)
+  by_params = problems.jit(jax.grad(lambda params: method.phases[1].step.losses[0](params, batch, key).sum()))(params)
+  assert not np.any(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(by_params["extra"]["source"])]))
   with_all = loss_of(method, params, {**batch, "mask": np.ones(6, bool)}, key)
   assert not np.allclose(with_all, expected, rtol=1e-3)
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from soseleto_jax import models
-from soseleto_jax.models.network import FunctionNetwork, LinenNetwork, NnxNetwork
+from soseleto_jax.models.function_network import FunctionNetwork
+from soseleto_jax.models.network import LinenNetwork
+from soseleto_jax.models.nnx_network import NnxNetwork
 
 X = jnp.ones((2, 4))
 
