@@ -120,8 +120,8 @@ def _config():
   """Returns the config; another network than its file's has only those options that the command line gives it."""
   config, given = _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"])
   if "model.name" in given:
-    kept = {name: value for name, value in config.model.items() if name in ("name", "dtype") or f"model.{name}" in given}
-    config.model = kept
+    kept = {"name", "dtype", *(field.removeprefix("model.") for field in given)}
+    config.model = {name: value for name, value in config.model.items() if name in kept}
   return config.lock()
 
 

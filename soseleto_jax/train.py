@@ -23,8 +23,9 @@ from soseleto_jax.methods.base import MakeMethod
 from soseleto_jax.report import page, writers
 from soseleto_jax.run import fingerprint, loop, processes
 from soseleto_jax.run.checkpoint import Checkpoints
+from soseleto_jax.run.given import Evaluate, Given
 from soseleto_jax.run.signals import on_signals, raise_preempted
-from soseleto_jax.run.trainer import Evaluate, Experiment, Given
+from soseleto_jax.run.trainer import Experiment
 from soseleto_jax.run.workdir import claim, failed_writes
 
 _LOGGER = logging.getLogger(__name__)

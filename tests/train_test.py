@@ -658,7 +658,7 @@ def test_an_augmentation_of_ones_own(tmp_path, straight):
 
 
 def test_a_method_of_ones_own(tmp_path):
-  """It is given the options, and says what it does with alpha; a step without metrics or losses will do, also to skip."""
+  """It gets the options, and says what it does with alpha; a step without metrics or losses will do, also to skip."""
 
   def make_method(setup, *, rate):
     def gradients(state, batch):

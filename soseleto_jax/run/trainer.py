@@ -5,13 +5,11 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -19,50 +17,22 @@ from ml_collections import ConfigDict
 from soseleto_jax.core import arrays, nonfinite, sharding
 from soseleto_jax.core.train_state import TrainState, init_train_state
 from soseleto_jax.data import lazy
-from soseleto_jax.data.selection import Examples
 from soseleto_jax.data.task import Task
 from soseleto_jax.feed.preparation import make_preparations
 from soseleto_jax.feed.resident import Resident, put_set
 from soseleto_jax.feed.sampling import EpochSampler, TargetSampler
 from soseleto_jax.feed.streaming import Streaming
-from soseleto_jax.methods.base import MakeMethod, Phase, Setup, make_method
+from soseleto_jax.methods.base import Phase, Setup, make_method
 from soseleto_jax.models import make_network
 from soseleto_jax.models.losses import predict_fn
 from soseleto_jax.models.network import as_network
 from soseleto_jax.models.pretrained import load_params, start_from
 from soseleto_jax.report import source_weights
-from soseleto_jax.run.evaluation import Evaluator, Predict
+from soseleto_jax.run.evaluation import Evaluator
+from soseleto_jax.run.given import Given
 
 _LOGGER = logging.getLogger(__name__)
 _AUGMENTATION = 2**31  # keeps the keys of augmentation apart from those of the step
-
-Evaluate = Callable[[Predict, Mapping[str, Examples]], Mapping[str, float]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Given:
-  """What a caller gives in place of what the config names; None is the config's.
-
-  Attributes:
-    network: see `soseleto_jax.models.network.as_network`.
-    params: a pytree, or the folder of an Orbax checkpoint: see `soseleto_jax.models.pretrained.start_from`.
-    augment: {"source": f, "target": g}, either or both, f(key, x [B, H, W, C]) -> x, before normalisation.
-    optimizer: any optax transformation.
-    method: `(setup, **config.method_options) -> Method`.
-    evaluators: `f(predict, sets) -> {name: number}`: see `soseleto_jax.train.train_and_evaluate`.
-  """
-
-  network: Any = None
-  params: Any = None
-  augment: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None
-  optimizer: optax.GradientTransformation | None = None
-  method: MakeMethod | None = None
-  evaluators: Sequence[Evaluate] = ()
-
-  def names(self) -> dict[str, str]:
-    """Returns what was given, by name: two runs with other names do not compute the same."""
-    doors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[:-1]}
-    return {door: _name(value) for door, value in doors.items() if value is not None}
 
 
 class Experiment:
@@ -74,8 +44,9 @@ class Experiment:
     steps_per_epoch: steps of one pass over the source.
   """
 
-  def __init__(self, config: ConfigDict, task: Task, given: Given = Given()):
+  def __init__(self, config: ConfigDict, task: Task, given: Given | None = None):
     """Builds the network and puts the data on the devices; compiles nothing yet."""
+    given = Given() if given is None else given
     _check_fit(config, task)
     self.config, self.task = config, task
     self._evaluators = tuple(given.evaluators)
@@ -310,13 +281,3 @@ def _check_fit(config, task):
       f"config.data.shared_classes={config.data.shared_classes} but task.shared_classes={task.shared_classes}: "
       "give the config the task's"
     )
-
-
-def _name(value):
-  """What to call an object given by a caller."""
-  if isinstance(value, (str, os.PathLike)):
-    return str(value)
-  if isinstance(value, Mapping):
-    return ", ".join(f"{key}: {_name(item)}" for key, item in sorted(value.items()) if callable(item)) or "a pytree"
-  named = value if hasattr(value, "__qualname__") else type(value)
-  return f"{named.__module__}.{named.__qualname__}"

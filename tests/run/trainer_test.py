@@ -13,13 +13,13 @@ from soseleto_jax.feed.sampling import EpochSampler, TargetSampler
 from soseleto_jax.methods.base import Method, Phase
 from soseleto_jax.models import get_model
 from soseleto_jax.models.losses import classification_loss
-from soseleto_jax.run.trainer import Experiment, Given
+from soseleto_jax.run.given import Given
+from soseleto_jax.run.trainer import Experiment
 from tests import problems, runs
 
 N = runs.NUM_SOURCE
 IMAGE = (3, 4, 2)
 FLIP = ("flip",)
-
 
 
 def advance(experiment, until, state=None):
