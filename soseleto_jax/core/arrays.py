@@ -36,7 +36,8 @@ def gather(array: jax.Array) -> np.ndarray:
 
 def gather_in_pieces(array: jax.Array) -> np.ndarray:
   """As `gather`, for an array `[N]` that is split over all devices."""
-  mesh, (axis,) = array.sharding.mesh, array.sharding.spec
+  sharding: Any = array.sharding  # a NamedSharding
+  mesh, (axis,) = sharding.mesh, sharding.spec
   rows = len(array) // mesh.size
   count = min(rows, max(1, _GATHERED_AT_ONCE // mesh.size))
   result = np.empty((mesh.size, rows), array.dtype)

@@ -30,11 +30,11 @@ class LossFn(Protocol):
 
 def batch_size_of(batch: Any) -> int:
   """Returns B, the common leading axis of a batch's leaves."""
-  sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(batch)}
-  if len(sizes) != 1 or None in sizes:
+  sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(batch)}
+  if len(sizes) != 1 or () in sizes:
     shapes = jax.tree.map(lambda leaf: leaf.shape, batch)
     raise ValueError(f"batch with shapes {shapes}: every array needs the same leading axis, one row per example")
-  return sizes.pop()
+  return sizes.pop()[0]
 
 
 def mask_of(batch: Batch) -> jax.Array:

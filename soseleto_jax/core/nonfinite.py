@@ -69,7 +69,8 @@ def faulty_rows(
     bound = bind(loss, without(batch, faulty, axis_name), rng, state.model_state, "loss")
     return lambda params: bound(params)[0]
 
-  found, direction = [], None
+  found: list[jax.Array] = []
+  direction = None
   for loss, batch in reversed(list(zip(losses, batches, strict=True))):
     mask = mask_of(batch)
     faulty = ~_finite_inputs(batch)

@@ -16,7 +16,9 @@ from soseleto_jax.core.losses import batch_size_of
 from soseleto_jax.core.train_state import TrainState
 
 AXIS = "data"
-STATE_SPECS = TrainState(step=P(), params=P(), opt_state=P(), alpha=P(AXIS), model_state=P(), seed=P())
+_WHOLE: Any = P()
+_SPLIT: Any = P(AXIS)
+STATE_SPECS = TrainState(step=_WHOLE, params=_WHOLE, opt_state=_WHOLE, alpha=_SPLIT, model_state=_WHOLE, seed=_WHOLE)
 MIN_SPLIT_SIZE = 2**14  # smaller parameters stay whole: moving them costs more than they take
 
 
@@ -72,7 +74,7 @@ def shard_train_state(state: TrainState, mesh: Mesh, shard_params: bool = False)
 
   placed = jax.tree.map(place, state.replace(alpha=None), shardings.replace(alpha=None))
   # From the host, and not by way of one device that may have no room for all of it.
-  return placed.replace(alpha=arrays.put(padded, shardings.alpha))
+  return placed.replace(alpha=arrays.put(padded, NamedSharding(mesh, P(AXIS))))
 
 
 def shard_train_step(step: Callable[..., Any], mesh: Mesh, shard_params: bool = False) -> Callable[..., Any]:
@@ -104,9 +106,7 @@ def shard_train_step(step: Callable[..., Any], mesh: Mesh, shard_params: bool = 
   return jax.jit(sharded, donate_argnums=0)
 
 
-def map_over_devices(
-  step: Callable[..., Any], mesh: Mesh, specs: Any, shard_params: bool = False
-) -> Callable[..., Any]:
+def map_over_devices(step: Any, mesh: Mesh, specs: Any, shard_params: bool = False) -> Callable[..., Any]:
   """Returns `step(state, *args) -> (state, metrics)` mapped over "data", with the partition of each of `args`.
 
   With `shard_params`, the step's `gradients` are mapped, and its `descend` is partitioned automatically.

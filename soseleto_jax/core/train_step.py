@@ -19,7 +19,7 @@ from soseleto_jax.core.train_state import TrainState
 
 PUBLISHED = Alignment()
 
-Rate = float | optax.Schedule
+Rate = float | Callable[[Any], Any]  # or an optax schedule
 SourceWeights = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -163,8 +163,8 @@ def make_train_step(
     return gradient, state, as_float32(metrics)
 
   source_losses = (source_loss,) if alignment.loss is None else (source_loss, alignment.loss)
-  descends_own = target_descent is not None and target_descent.loss is not None
-  target_losses = (target_loss, target_descent.loss) if descends_own else (target_loss,)
+  descended = None if target_descent is None else target_descent.loss
+  target_losses = (target_loss,) if descended is None else (target_loss, descended)
   return Step(gradients, optimizer, losses=(summed(*source_losses), summed(*target_losses)), axis_name=axis_name)
 
 

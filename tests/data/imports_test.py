@@ -10,6 +10,7 @@ from soseleto_jax.data import lazy
 from soseleto_jax.feed import sampling, streaming
 
 MODULES = sorted(pathlib.Path(lazy.__file__).parent.glob("*.py"))
+FEED = sorted(pathlib.Path(streaming.__file__).parent.glob("*.py"))
 DEVICES = {"jax", "jaxlib", "flax", "optax"}
 SLOW = {"grain", "tensorflow_datasets", "sklearn", "scipy", "pandas", "PIL", "matplotlib", "tensorflow", "orbax"}
 
@@ -26,9 +27,7 @@ def test_needs_no_jax(path):
   assert not imported(ast.walk(ast.parse(path.read_text()))) & DEVICES
 
 
-@pytest.mark.parametrize(
-  "path", [*MODULES, *pathlib.Path(streaming.__file__).parent.glob("*.py")], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", [*MODULES, *FEED], ids=lambda path: path.stem)
 def test_slow_libraries_wait(path):
   """Whole modules are looked at: those that these import are among them, or are other rooms'."""
   assert not imported(ast.parse(path.read_text()).body) & SLOW
