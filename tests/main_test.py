@@ -291,6 +291,21 @@ def test_the_config_of_a_run_takes_no_fields_by_accident(call, trained):
     config.batch_sise = 3
 
 
+@pytest.mark.parametrize(
+  "options, expected",
+  [
+    ([], {"name": "cifar_quick", "init": "fan_in"}),
+    (["--config.model.name=lenet"], {"name": "lenet"}),
+    (["--config.model.name=a.b:C", "--config.model.width=3"], {"name": "a.b:C", "width": 3}),
+    (["--config.model.init=caffe"], {"name": "cifar_quick", "init": "caffe"}),
+  ],
+)
+def test_another_network_has_only_the_options_that_it_is_given(call, trained, options, expected):
+  """Those of the file are of the file's network."""
+  call("--config=configs/cifar_noise.py:small", *options)
+  assert trained.calls[0][0].model.to_dict() == expected | {"dtype": "float32"}
+
+
 # The run.
 
 
