@@ -11,8 +11,6 @@ import pathlib
 
 import jax
 import numpy as np
-from cleanlab.filter import find_label_issues
-from cleanlab.rank import get_label_quality_scores
 from ml_collections import ConfigDict
 
 from soseleto_jax.data import draws, lazy
@@ -77,6 +75,9 @@ def confident_learning(
       "config.data.shared_classes=False: confident learning is for noisy labels, with the same classes in source and "
       "target"
     )
+  from cleanlab.filter import find_label_issues  # which nothing else needs
+  from cleanlab.rank import get_label_quality_scores
+
   workdir = pathlib.Path(workdir)
   task = get_task(config.data, config.seed) if task is None else task
   label = task.source["label"]
