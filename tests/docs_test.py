@@ -82,6 +82,7 @@ def test_devices(tmp_path, monkeypatch):
   assert np.isfinite(names["metrics"]["target_loss"])
 
 
+@pytest.mark.slow
 def test_extending(tmp_path, monkeypatch, no_report, capsys):
   monkeypatch.chdir(tmp_path)
   names = pages.run(page("extending.md"))

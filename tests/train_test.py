@@ -98,7 +98,12 @@ class NnxNet(nnx.Module):
   "checkpoints, fields",
   [
     pytest.param((3, 4, 6, 8), dict(eval_every_epochs=0.75, checkpoint_every_epochs=1.0), id="window of means"),
-    pytest.param((3, 4, 6, 8), dict(steps_per_call=3, checkpoint_every_epochs=0.75), id="several steps a call"),
+    pytest.param(
+      (3, 4, 6, 8),
+      dict(steps_per_call=3, checkpoint_every_epochs=0.75),
+      id="several steps a call",
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       (3, 4, 6, 8),  # the first phase ends at 4, in the middle of a window
       dict(
@@ -110,7 +115,7 @@ class NnxNet(nnx.Module):
       ),  # fmt: skip
       id="finetune",
     ),
-    pytest.param((4, 8), dict(model__hidden=(4096,), shard_params=True), id="split parameters"),
+    pytest.param((4, 8), dict(model__hidden=(4096,), shard_params=True), id="split parameters", marks=pytest.mark.slow),
     pytest.param(
       (4, 8),
       dict(augment__source=("flip", "rotation=20"), alpha__transforms=("scale_by_std",)),

@@ -313,6 +313,7 @@ def run_command(command, monkeypatch):
   return train_and_evaluate(values.config, values.workdir)
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
   """Its commands and its Python, in order."""
   monkeypatch.chdir(tmp_path)

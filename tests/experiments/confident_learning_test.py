@@ -93,6 +93,7 @@ def test_wrong_labels_are_removed(tmp_path, method):
       np.testing.assert_array_equal(saved[name], getattr(pruned, name))
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path, steps):
   task, config = make_task(label_of=some_wrong), make_config()
   train = lambda folder: confident_learning(config, tmp_path / folder, task, num_folds=2, fold_epochs=1)

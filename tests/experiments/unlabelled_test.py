@@ -38,6 +38,7 @@ def trained(monkeypatch):
   return calls
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_stages(tmp_path, trained):
   config = make_config()

@@ -40,9 +40,9 @@ STOPS = ((2, "streaming"), (4, "streaming"), (6, "resident"))
   ("fields", "stops"),
   [
     pytest.param(ONE_STEP, STOPS, id="points"),
-    pytest.param(SEVERAL, STOPS, id="several steps a call"),
+    pytest.param(SEVERAL, STOPS, id="several steps a call", marks=pytest.mark.slow),
     pytest.param(AUGMENTED, (), id="augmented, with a state"),
-    pytest.param({"method": "finetune", "num_epochs": 1}, (), id="finetune"),
+    pytest.param({"method": "finetune", "num_epochs": 1}, (), id="finetune", marks=pytest.mark.slow),
   ],
 )
 def test_the_feed_changes_no_bit(tmp_path, fields, stops):
@@ -87,7 +87,7 @@ def in_phases(tmp_path_factory):
     return train, train(tmp_path_factory.mktemp("phases"))
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 5, 7, 9])
+@pytest.mark.parametrize("stop", [2, 7, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 3, 5, 9))])
 def test_stopped_in_any_phase(tmp_path, in_phases, stop):
   """In the middle of each, and between them."""
   train, straight = in_phases

@@ -41,6 +41,7 @@ def test_a_run_by_name(tmp_path, method):
   assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_run_resumes_and_devices_change_nothing(tmp_path, monkeypatch):
   """Of the method with the most phases, within the last of them."""
 

@@ -44,7 +44,7 @@ def whole_fixture(tmp_path_factory):
   return run
 
 
-@pytest.mark.parametrize("stopped", [7, 8, 9])
+@pytest.mark.parametrize("stopped", [8, *(pytest.param(step, marks=pytest.mark.slow) for step in (7, 9))])
 def test_resumes_in_either_phase(tmp_path, whole, stopped):
   """Whose optimizers have states of different structure."""
   with runs.before_step(stopped, runs.crash), pytest.raises(runs.Crash):

@@ -51,7 +51,7 @@ def test_the_log_is_the_packages(clock, caplog):
   caplog.set_level(logging.INFO)
   with Progress(20, 10) as progress:
     steps(progress)
-  assert [record.name for record in caplog.records] == ["soseleto_jax.progress"]
+  assert [record.name for record in caplog.records] == ["soseleto_jax.run.progress"]
 
 
 def test_a_bar_on_a_terminal(monkeypatch, clock, caplog):

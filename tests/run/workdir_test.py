@@ -24,7 +24,7 @@ def test_the_hold_ends_with_its_process(tmp_path):
   """However that ends; the file stays."""
   program = f"""
 import os, pathlib, signal
-from soseleto_jax.workdir import claim
+from soseleto_jax.run.workdir import claim
 with claim(pathlib.Path({str(tmp_path)!r})):
   os.kill(os.getpid(), signal.SIGKILL)
 """
