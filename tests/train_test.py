@@ -706,7 +706,7 @@ def test_evaluators(tmp_path, straight):
 
 
 def test_the_folder(tmp_path, monkeypatch, straight):
-  """It is that of design.md, section 7."""
+  """Has all that a run leaves, and no more."""
   monkeypatch.setattr(page, "write_report", write_report)
   config, task, workdir = runs.make_config(name="A <name>"), runs.make_task(), tmp_path / "new" / "run"
   with matplotlib.rc_context({"savefig.dpi": 20}):

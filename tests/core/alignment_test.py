@@ -52,7 +52,7 @@ def _network(name):
   return _cnn_loss, {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}, (6, 6, 2)
 
 
-@pytest.mark.parametrize("name, microbatch_sizes", [("mlp", (1, 3, 7, 20)), ("cnn", (None,))])
+@pytest.mark.parametrize("name, microbatch_sizes", [("mlp", (3, 20)), ("cnn", (None,))])
 def test_contractions_are_equal(name, microbatch_sizes):
   """With 7 rows, also in microbatches that do not divide them."""
   loss, params, shape = _network(name)

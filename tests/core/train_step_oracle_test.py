@@ -96,8 +96,7 @@ def _compare(
     descent_head=descent_head,
     alignment_params=aligned,
     alignment_head=alignment_head,
-    **options,
-    **(by_oracle or {}),
+    **(options | (by_oracle or {})),
   )
   return _follow(step, expected, params, make_optax(), classes[target_head])
 
@@ -190,8 +189,10 @@ def test_source_weights(x64, alpha_first):
 
 
 def test_schedules(x64):
-  switch = optax.piecewise_constant_schedule(0.1, {2: 4.0})
-  _compare("adam", alpha_step_size=switch, lookahead=lambda step: 0.5 / (step + 1))
+  """One of optax, and one of one's own."""
+  options = {"alpha_step_size": optax.piecewise_constant_schedule(0.1, {2: 4.0})}
+  by_oracle = {"alpha_step_size": lambda step: 0.1 if step < 2 else 0.4}
+  _compare("adam", by_oracle=by_oracle, lookahead=lambda step: 0.5 / (step + 1), **options)
 
 
 def test_transforms(x64):
