@@ -86,6 +86,9 @@ def _padded(batch, size):
   return {name: value[rows] for name, value in batch.items()} | {"mask": np.arange(size) < count}
 
 
+AXES = TrainState(step=None, params=None, opt_state=None, alpha=0, model_state=None, seed=None)
+
+
 def _specs(axis):
   return TrainState(step=P(), params=P(), opt_state=P(), alpha=P(axis), model_state=P(), seed=P())
 
@@ -99,47 +102,29 @@ def _by_shard_train_step(make_step, **options):
   return step, lambda state: shard_train_state(state, mesh, **options)
 
 
-def _by_own_shard_map(check_vma):
-  def wrap(make_step):
-    devices = np.asarray(jax.devices("cpu")[:D]).reshape(D // 2, 2)
-    mesh = Mesh(devices, ("rows", "model"), axis_types=(AxisType.Auto,) * 2)
-    split = P(("rows", "model"))
-    specs = _specs(("rows", "model"))
-    mapped = jax.shard_map(
-      make_step(("rows", "model")),
-      mesh=mesh,
-      in_specs=(specs, split, split),
-      out_specs=(specs, P()),
-      check_vma=check_vma,
-    )
-    return _padding(problems.jit(mapped)), _pad_alpha
-
-  return wrap
+def _by_own_shard_map(make_step):
+  devices = np.asarray(jax.devices("cpu")[:D]).reshape(D // 2, 2)
+  mesh = Mesh(devices, ("rows", "model"), axis_types=(AxisType.Auto,) * 2)
+  names = ("rows", "model")
+  specs = {"in_specs": (_specs(names), P(names), P(names)), "out_specs": (_specs(names), P())}
+  return _padding(problems.jit(jax.shard_map(make_step(names), mesh=mesh, **specs))), _pad_alpha
 
 
 def _by_pmap(make_step):
-  axes = jax.tree.map(lambda spec: 0 if spec == P("i") else None, _specs("i"), is_leaf=lambda x: isinstance(x, P))
+  """Which is a `jax.shard_map` with `check_vma=False`."""
   devices = jax.devices("cpu")[:D]
-  mapped = jax.pmap(make_step("i"), axis_name="i", in_axes=(axes, 0, 0), out_axes=(axes, None), devices=devices)
-  return _padding(_cutting(problems.jit(mapped))), _pad_alpha
-
-
-def _by_vmap(make_step):
-  """No devices, but the same collectives: what a test of one's own may do."""
-  axes = jax.tree.map(lambda spec: 0 if spec == P("i") else None, _specs("i"), is_leaf=lambda x: isinstance(x, P))
-  mapped = jax.vmap(make_step("i"), axis_name="i", in_axes=(axes, 0, 0), out_axes=(axes, None))
-  return _padding(_cutting(problems.jit(mapped))), _pad_alpha
-
-
-def _cutting(mapped):
-  def cut(leaf):
-    return leaf.reshape(D, -1, *leaf.shape[1:])
+  mapped = jax.pmap(make_step("i"), axis_name="i", in_axes=(AXES, 0, 0), out_axes=(AXES, None), devices=devices)
+  mapped = problems.jit(mapped)
 
   def step(state, *batches):
-    state, metrics = mapped(state.replace(alpha=cut(state.alpha)), *jax.tree.map(cut, batches))
+    state, metrics = mapped(state.replace(alpha=_cut(state.alpha)), *jax.tree.map(_cut, batches))
     return state.replace(alpha=state.alpha.reshape(-1)), metrics
 
-  return step
+  return _padding(step), _pad_alpha
+
+
+def _cut(leaf):
+  return leaf.reshape(D, -1, *leaf.shape[1:])
 
 
 def _padding(step):
@@ -153,10 +138,8 @@ def _pad_alpha(state):
 MAPPINGS = {
   "shard_train_step": _by_shard_train_step,
   "shard_params": functools.partial(_by_shard_train_step, shard_params=True),
-  "shard_map": _by_own_shard_map(check_vma=True),
-  "shard_map_unchecked": _by_own_shard_map(check_vma=False),
+  "shard_map": _by_own_shard_map,
   "pmap": _by_pmap,
-  "vmap": _by_vmap,
 }
 
 
@@ -224,9 +207,7 @@ def _one_device(network, options):
     ("shard_train_step", "cnn", "vmap_grad"),
     ("shard_params", "cnn", "ahead"),
     ("shard_map", "mlp", "every"),
-    ("shard_map_unchecked", "mlp", "jvp"),
     ("pmap", "mlp", "jvp"),
-    ("vmap", "mlp", "jvp"),
   ],
 )
 def test_8_devices_equal_1(x64, mapping, network, options):
@@ -239,6 +220,19 @@ def test_8_devices_equal_1(x64, mapping, network, options):
     state_and_expected = state.replace(alpha=np.asarray(state.alpha)[:N]), expected[0]
     problems.assert_close(*state_and_expected, rtol=1e-7, atol=1e-9)
     problems.assert_close(metrics, expected[1])
+
+
+def test_an_axis_of_vmap():
+  """Has no devices, and the same collectives: for a test of one's own."""
+  mapped = jax.vmap(_make_step("mlp", "jvp", "i"), axis_name="i", in_axes=(AXES, 0, 0), out_axes=(AXES, None))
+  state = _pad_alpha(_start("mlp"))
+  state = state.replace(alpha=_cut(state.alpha))
+  source, target = next(_batches())
+  after, metrics = jax.eval_shape(
+    jax.jit(mapped), state, *jax.tree.map(_cut, (_padded(source, 16), _padded(target, 8)))
+  )
+  assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+  assert all(value.shape == () for value in metrics.values())
 
 
 def _explicit(devices):
