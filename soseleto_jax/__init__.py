@@ -7,13 +7,19 @@ The pure core is `make_train_step` with `init_train_state` and `gradient_alignme
 import importlib
 
 from soseleto_jax.core.alignment import Alignment, gradient_alignment
-from soseleto_jax.core.alignment_rules import center_by_class, orthogonal, residual_normalize, scale_by_std
+from soseleto_jax.core.alignment_rules import (
+  add_agreement,
+  center_by_class,
+  orthogonal,
+  residual_normalize,
+  scale_by_std,
+)
 from soseleto_jax.core.losses import LossFn
 from soseleto_jax.core.nonfinite import skip_nonfinite
 from soseleto_jax.core.sharding import make_mesh, shard_train_state, shard_train_step
 from soseleto_jax.core.step import Step, make_plain_step
 from soseleto_jax.core.train_state import TrainState, init_train_state
-from soseleto_jax.core.train_step import TargetDescent, burn_in, make_joint_step, make_train_step
+from soseleto_jax.core.train_step import TargetDescent, burn_in, make_joint_step, make_train_step, sharpened
 
 __version__ = "0.2.0"
 
@@ -26,6 +32,7 @@ __all__ = [
   "Step",
   "TargetDescent",
   "TrainState",
+  "add_agreement",
   "burn_in",
   "center_by_class",
   "gradient_alignment",
@@ -40,6 +47,7 @@ __all__ = [
   "scale_by_std",
   "shard_train_state",
   "shard_train_step",
+  "sharpened",
   "skip_nonfinite",
   "train_and_evaluate",
 ]

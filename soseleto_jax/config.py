@@ -56,7 +56,9 @@ def default_config() -> ConfigDict:
         init=0.5,
         step_size=1.0,  # s = λ_α λ_p at the first step; it follows the schedule of λ_p
         first=False,
-        burn_in_epochs=0.0,  # so long the source loss has weights 1, while alpha already learns
+        burn_in_epochs=0.0,  # so long the source loss has one weight for all, while alpha already learns
+        burn_in_weight=1.0,
+        gain=1.0,  # the source loss has weights 1/2 + gain (alpha - 1/2), clipped to [0, 1]
         lookahead=config_dict.placeholder(float),
         contraction="jvp",
         microbatch_size=config_dict.placeholder(int),
@@ -141,6 +143,8 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
     0 <= config.alpha.burn_in_epochs < config.num_epochs,
     f"give 0 or more, and less than num_epochs ({config.num_epochs}), or the weights never count",
   )
+  _check("alpha.burn_in_weight", config.alpha.burn_in_weight, 0 <= config.alpha.burn_in_weight <= 1, "give [0, 1]")
+  _check("alpha.gain", config.alpha.gain, config.alpha.gain > 0, "give a number above 0; with 1 weights are alpha")
   rate = config.optimizer.learning_rate
   _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")
   _check("optimizer.momentum", config.optimizer.momentum, 0 <= config.optimizer.momentum < 1, "give [0, 1)")

@@ -83,6 +83,8 @@ BAD = [
   ("alpha.init", float("nan"), "weights lie in [0, 1]"),
   ("alpha.step_size", -0.1, "give 0 or more"),
   ("alpha.burn_in_epochs", -1.0, "give 0 or more"),
+  ("alpha.burn_in_weight", 1.5, "give [0, 1]"),
+  ("alpha.gain", 0.0, "give a number above 0"),
   ("alpha.burn_in_epochs", 20.0, "less than num_epochs (20)"),
   ("optimizer.learning_rate", 0.0, "above 0"),
   ("optimizer.learning_rate", float("nan"), "above 0"),

@@ -42,13 +42,39 @@ def scale_by_std() -> Transform:
 
   def transform(q, losses, batch, axis_name):
     del losses
-    mask = batch["mask"]
-    count = jnp.maximum(axis.total(jnp.sum(mask), axis_name), 1)
-    mean = axis.total(jnp.sum(q, where=mask), axis_name) / count
-    variance = axis.total(jnp.sum((q - mean) ** 2, where=mask), axis_name) / count
-    return jnp.where(variance > 0, q / jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+    _, std = _moments(q, batch["mask"], axis_name)
+    return jnp.where(std > 0, q / jnp.where(std > 0, std, 1.0), 0.0)
 
   return transform
+
+
+def add_agreement(weight: float = 1.0) -> Transform:
+  r"""Adds how far the network agrees with the label, compared with the others of the batch.
+
+  With a softmax cross-entropy as loss, :math:`p_j = e^{-\ell_j}` is the probability of the label, and what is added is
+  `weight` times p less its mean, over its standard deviation. To the target's loss, which `alpha` descends, this adds
+  a term that rewards weight on examples that the network finds easy, as self-paced learning does (Kumar et al. 2010).
+  Where the network owes what it knows to the target, it tells labels that are wrong systematically, which pull
+  together and hide from the alignment.
+
+  Args:
+    weight: standard deviations of q, if it is scaled by them, that one of p counts for.
+  """
+
+  def transform(q, losses, batch, axis_name):
+    agreement = jnp.exp(-losses)
+    mean, std = _moments(agreement, batch["mask"], axis_name)
+    return q + weight * jnp.where(std > 0, (agreement - mean) / jnp.where(std > 0, std, 1.0), 0.0)
+
+  return transform
+
+
+def _moments(values, mask, axis_name):
+  """Mean and standard deviation over the unmasked rows of the whole batch."""
+  count = jnp.maximum(axis.total(jnp.sum(mask), axis_name), 1)
+  mean = axis.total(jnp.sum(values, where=mask), axis_name) / count
+  variance = axis.total(jnp.sum((values - mean) ** 2, where=mask), axis_name) / count
+  return mean, jnp.sqrt(variance)
 
 
 def residual_normalize(epsilon: float = 1e-6) -> Transform:

@@ -45,14 +45,33 @@ class TargetDescent:
     return trees.add(gradient, trees.select(self.params, g_target), self.weight)
 
 
-def burn_in(num_steps: int) -> SourceWeights:
-  """Weights of 1 for so many steps, in which `alpha` already learns; then `alpha`: for `make_train_step`.
+def burn_in(num_steps: int, weight: float = 1.0, then: SourceWeights | None = None) -> SourceWeights:
+  """One weight for all in the first steps, in which `alpha` already learns, and those of `alpha` from then on.
 
   Weights that come from an untrained network are noise, and feeding them back blurs those that follow.
+
+  Args:
+    num_steps: how many steps.
+    weight: 1 lets the whole source in meanwhile; near 0 lets the target lead, where the source may be mostly wrong.
+    then: the weights that follow, such as `sharpened`. None: `alpha` itself.
+  """
+  then = _alpha_itself if then is None else then
+
+  def weights(alpha, step):
+    return jnp.where(step < num_steps, weight, then(alpha, step))
+
+  return weights
+
+
+def sharpened(gain: float) -> SourceWeights:
+  """Weights `clip(1/2 + gain (alpha - 1/2), 0, 1)`.
+
+  A source example is then soon in or out, while `alpha` stays clear of 0 and 1 and goes on to tell more from less.
   """
 
   def weights(alpha, step):
-    return jnp.where(step < num_steps, 1.0, alpha)
+    del step
+    return jnp.clip(0.5 + gain * (alpha - 0.5), 0.0, 1.0)
 
   return weights
 
@@ -96,7 +115,7 @@ def make_train_step(
     alignment: what q is; as published by default.
     target_descent: which parameters also descend the target (the target's own classifier, in transfer). None: the
       target acts through `alpha` alone.
-    source_weights: `f(alpha_b, step) -> [B]`, the weights a that the parameters' update uses, such as `burn_in`. None:
+    source_weights: `f(alpha_b, step) -> [B]`, the weights a that the parameters' update uses, such as `burn_in` and `sharpened`. None:
       `alpha_b` itself.
     alpha_first: True updates `alpha` before the parameters, which then use the new weights (Appendix C and the authors'
       code). False: Algorithm 1.

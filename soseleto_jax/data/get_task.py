@@ -37,6 +37,8 @@ def data_config() -> ml_collections.ConfigDict:
         noise="none",
         noise_rate=0.0,
         noise_matrix=(),
+        noise_pairs=(),  # of "asymmetric": (class, the class that it is taken for)
+        noise_images=0,  # of "instance": how many the weak annotator learns from
         **images,
       ),
       target=dict(

@@ -1,12 +1,13 @@
 """Label noise: which labels flip, and to what, as a pure function of the seed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from soseleto_jax.data import checks, draws
+from soseleto_jax.data import annotator, checks, draws
 
-KINDS = ("none", "symmetric", "uniform", "pair_flip", "matrix")
+KINDS = ("none", "symmetric", "uniform", "pair_flip", "asymmetric", "matrix", "instance")
 
 
 def corrupt(
@@ -16,6 +17,10 @@ def corrupt(
   rate: float,
   seed: int,
   matrix: Sequence[Sequence[float]] | np.ndarray | None = None,
+  *,
+  pairs: Sequence[tuple[int, int]] = (),
+  x: Any = None,
+  num_images: int = 0,
 ) -> np.ndarray:
   """Returns a noisy copy of labels.
 
@@ -25,9 +30,13 @@ def corrupt(
   | `symmetric` | exactly round(rate N) | drawn from the other classes: all of them are wrong |
   | `uniform` | exactly round(rate N) | drawn from all classes: 1 in K keeps its label |
   | `pair_flip` | exactly round(rate N) | the next class, c + 1 mod K |
+  | `asymmetric` | exactly round(rate n) of the n whose class has a pair | the other class of the pair |
   | `matrix` | all | drawn from row c of `matrix`; `rate` is not used |
+  | `instance` | round(rate N) of those that a weak annotator gets wrong; all where it gets fewer wrong | what it says |
 
-  The examples chosen at a low rate are among those chosen at a higher one.
+  The examples chosen at a low rate are among those chosen at a higher one. The weak annotator of `instance` is a
+  classifier that learned from few of the examples (`soseleto_jax.data.annotator`): its errors are systematic, as those
+  of people and of models are. With a rate of 1 all its labels are taken.
 
   Args:
     labels: integers `[N]` in 0..num_classes-1.
@@ -36,13 +45,17 @@ def corrupt(
     rate: fraction of examples to choose, in [0, 1].
     seed: the experiment's seed.
     matrix: `[K, K]`, row c holds the probabilities of each label for an example of class c.
+    pairs: for `asymmetric`, (class, the class that it is taken for).
+    x: for `instance`, the examples `[N, ...]`, in memory or on disk.
+    num_images: for `instance`, how many of them the annotator learns from, with their right labels.
 
   Returns:
     int32 `[N]`.
 
   Raises:
     ValueError: for an unknown kind, a rate outside [0, 1], fewer than two classes, labels outside
-      the classes, or a matrix that is not `[K, K]` with rows that are probabilities.
+      the classes, a matrix that is not `[K, K]` with rows that are probabilities, pairs that are none, or a number of
+      images that no annotator can learn from.
   """
   checks.choice("noise", kind, KINDS)
   labels = np.asarray(labels)
@@ -57,8 +70,20 @@ def corrupt(
   if not 0 <= rate <= 1:
     raise ValueError(f"noise_rate={rate} is outside [0, 1]; give the fraction of labels to change")
 
+  order = draws.permutation(len(labels), seed, "noise", "chosen")
+  if kind == "asymmetric":
+    other = _other_of_pair(pairs, num_classes)
+    paired = order[other[labels[order]] >= 0]
+    chosen = paired[: round(rate * len(paired))]
+    labels[chosen] = other[labels[chosen]]
+    return labels
   count = round(rate * len(labels))
-  chosen = draws.permutation(len(labels), seed, "noise", "chosen")[:count]
+  if kind == "instance":
+    said = annotator.labels(x, labels, num_images, seed)
+    chosen = order[said[order] != labels[order]][:count]
+    labels[chosen] = said[chosen]
+    return labels
+  chosen = order[:count]
   if kind == "symmetric":
     new = labels[chosen] + 1 + draws.integers(count, num_classes - 1, seed, "noise", "class")
   elif kind == "uniform":
@@ -80,6 +105,21 @@ def _redraw(labels: np.ndarray, matrix: np.ndarray, seed: int) -> np.ndarray:
     of_class = labels == c
     noisy[of_class] = np.searchsorted(cumulative, u[of_class], side="right")
   return noisy
+
+
+def _other_of_pair(pairs, num_classes: int) -> np.ndarray:
+  """Returns int32 `[K]`: the class that each is taken for, -1 where it has no pair."""
+  other = np.full(num_classes, -1, np.int32)
+  for pair in pairs:
+    if len(pair) != 2 or not all(0 <= c < num_classes for c in pair) or pair[0] == pair[1] or other[pair[0]] >= 0:
+      raise ValueError(
+        f"noise_pairs has {tuple(pair)}; give (class, the class that it is taken for), two of 0..{num_classes - 1}, "
+        "each class first once"
+      )
+    other[pair[0]] = pair[1]
+  if not len(pairs):
+    raise ValueError("noise_pairs=() but noise='asymmetric' needs pairs, such as ((3, 5), (5, 3))")
+  return other
 
 
 def _checked_matrix(matrix, num_classes: int) -> np.ndarray:

@@ -145,7 +145,17 @@ def draw_source(pool: Subset, side: ml_collections.ConfigDict, seed: int) -> Sub
     source = pool.take(np.sort(order[: side.num_examples]))
   label = source.examples["label"]
   with checks.prefix("config.data.source."):
-    noisy = noise.corrupt(label, len(pool.class_names), side.noise, side.noise_rate, seed, side.noise_matrix)
+    noisy = noise.corrupt(
+      label,
+      len(pool.class_names),
+      side.noise,
+      side.noise_rate,
+      seed,
+      side.noise_matrix,
+      pairs=side.noise_pairs,
+      x=source.examples["x"],
+      num_images=side.noise_images,
+    )
   if side.noise == "none":
     return source
   known = {"true_label": source.examples.get("true_label", label)}

@@ -7,14 +7,14 @@ import optax
 
 from soseleto_jax.core import alignment_rules
 from soseleto_jax.core.alignment import Alignment
-from soseleto_jax.core.train_step import TargetDescent, burn_in, make_train_step
+from soseleto_jax.core.train_step import SourceWeights, TargetDescent, burn_in, make_train_step, sharpened
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import Method, Phase, Setup
 from soseleto_jax.models.losses import cross_entropy, margin
 
 TARGET_LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 DIRECTIONS = {"gradient": None, "orthogonal": alignment_rules.orthogonal}
-TRANSFORMS = ("center_by_class", "residual_normalize", "scale_by_std")
+TRANSFORMS = ("center_by_class", "residual_normalize", "scale_by_std", "add_agreement")
 
 
 def make_method(setup: Setup) -> Method:
@@ -36,7 +36,7 @@ def make_method(setup: Setup) -> Method:
       microbatch_size=alpha.microbatch_size,
     ),
     target_descent=_target_descent(setup),
-    source_weights=burn_in(setup.steps_of(alpha.burn_in_epochs)) if alpha.burn_in_epochs else None,
+    source_weights=_source_weights(setup),
     alpha_first=alpha.first,
     lookahead=alpha.lookahead,
     axis_name=setup.axis_name,
@@ -46,6 +46,14 @@ def make_method(setup: Setup) -> Method:
 
 def _following(schedule: optax.Schedule, step_size: float, learning_rate: float) -> optax.Schedule:
   return lambda step: step_size * schedule(step) / learning_rate
+
+
+def _source_weights(setup: Setup) -> SourceWeights | None:
+  alpha = setup.config.alpha
+  weights = None if alpha.gain == 1 else sharpened(alpha.gain)
+  if not alpha.burn_in_epochs:
+    return weights
+  return burn_in(setup.steps_of(alpha.burn_in_epochs), alpha.burn_in_weight, weights)
 
 
 def _target_descent(setup: Setup) -> TargetDescent | None:
@@ -91,4 +99,5 @@ def _transform(name: str, task: Task):
   return {
     "residual_normalize": alignment_rules.residual_normalize,
     "scale_by_std": alignment_rules.scale_by_std,
+    "add_agreement": alignment_rules.add_agreement,
   }[name]()

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soseleto_jax.core.alignment_rules import center_by_class, orthogonal, residual_normalize, scale_by_std
+from soseleto_jax.core.alignment_rules import (
+  add_agreement,
+  center_by_class,
+  orthogonal,
+  residual_normalize,
+  scale_by_std,
+)
 from tests import oracle, problems
 
 SIZE = 12
@@ -30,7 +36,13 @@ def _residual_normalize(q, losses, labels):
   return q / (1 - np.exp(-losses))
 
 
+def _add_agreement(q, losses, labels):
+  right = np.exp(-losses)
+  return q + 0.7 * (right - right.mean()) / np.std(right)
+
+
 DEFINITIONS = {
+  "add_agreement": (add_agreement(0.7), _add_agreement),
   "center_by_class": (center_by_class(5), _center),
   "scale_by_std": (scale_by_std(), _scale),
   "residual_normalize": (residual_normalize(), _residual_normalize),

@@ -376,22 +376,21 @@ _COLLECTIVE = re.compile(
 
 @functools.cache
 def _program(num_source, shard_params=False, contraction="jvp"):
-  """The compiled step of a network of 4 + 3 thousand parameters; the plainest with all that users' programs get."""
+  """The compiled step of a network of 4 + 3 thousand parameters."""
   rng = np.random.default_rng(0)
   params = {"w": rng.normal(size=(4, 1000)), "b": rng.normal(size=1000), "classifier": rng.normal(size=(1000, 3))}
   params = jax.tree.map(np.float32, params)
   optimizer = optax.chain(optax.clip_by_global_norm(0.3), optax.adam(0.1))
-  state = init_train_state(params, optimizer, num_source)
+  state = jax.eval_shape(lambda: init_train_state(params, optimizer, num_source))
   loss, alignment = problems.tanh_loss(), Alignment(contraction=contraction)
   step = make_train_step(loss, loss, optimizer, alpha_step_size=0.3, alignment=alignment, axis_name="data")
   mesh = make_mesh(jax.devices("cpu")[:D])
-  state = shard_train_state(state, mesh, shard_params)
+  shardings = sharding.state_shardings(state, mesh, shard_params)
+  placed = jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings
+  )
   batches = problems.batch(0, 64, index=np.arange(64, dtype=np.int32)), problems.batch(1, 16)
-  lowered = shard_train_step(step, mesh, shard_params).lower(state, *batches)
-  options = problems.compiler_options()
-  if not shard_params and contraction == "jvp":
-    options = {"xla_backend_optimization_level": 0}  # of LLVM, which comes after XLA's own
-  return lowered.compile(options)
+  return shard_train_step(step, mesh, shard_params).lower(placed, *batches).compile(problems.compiler_options())
 
 
 def _collectives(program):
@@ -442,10 +441,22 @@ def test_who_holds_the_parameters(shard_params):
   assert held <= argument <= held + 1000  # the batches
 
 
+@functools.cache
+def _counting():
+  """A state on 8 devices, a step, and what grows where that is traced."""
+  traces = []
+
+  def loss(*args):
+    traces.append(None)
+    return problems.tanh_loss()(*args)
+
+  before, mesh, step = _sharded(loss)
+  return before, shard_train_state(before, mesh), problems.jit(step), traces
+
+
 def test_rows_that_own_no_weight_are_masked():
   """Negative indices, those of the padding, and those past it; `alpha` elsewhere keeps its bits."""
-  before, mesh, step = _sharded()
-  step, placed = problems.jit(step), shard_train_state(before, mesh)
+  before, placed, step, _ = _counting()
   source, target = next(_batches(dtype=np.float32))
   outside, mask = source["index"].copy(), np.ones(B, bool)
   outside[:6], mask[:6] = [-1, PADDED_N, -PADDED_N, 2**31 - 1, N, PADDED_N - 1], False
@@ -457,15 +468,8 @@ def test_rows_that_own_no_weight_are_masked():
 
 
 def test_one_compilation_for_short_batches_under_a_mask():
-  traces = []
-
-  def loss(*args):
-    traces.append(None)
-    return problems.tanh_loss()(*args)
-
-  before, mesh, step = _sharded(loss)
-  step = problems.jit(step)
-  state, counts = shard_train_state(before, mesh), []
+  _, state, step, traces = _counting()
+  counts = []
   for size, (source, target) in zip((B, B, 2), _batches(steps=3, dtype=np.float32), strict=True):
     state, _ = step(state, {**source, "mask": np.arange(B) < size}, target)
     counts.append(len(traces))

@@ -18,6 +18,7 @@ from soseleto_jax import (
   orthogonal,
   residual_normalize,
   scale_by_std,
+  sharpened,
 )
 from tests import oracle, problems
 
@@ -141,9 +142,9 @@ def test_algorithm_1_with_q_formed(x64):
   _compare("momentum", "two_heads", alignment={"contraction": "vmap_grad", "microbatch_size": 4})
 
 
-@pytest.mark.parametrize("heads, alpha_first", [("two_heads", False), ("shared", True)])
-def test_lookahead(x64, heads, alpha_first):
-  _compare("sgd", heads, alpha_first=alpha_first, lookahead=0.7)
+def test_lookahead(x64):
+  """With one set of classes: in test_source_weights."""
+  _compare("sgd", "two_heads", lookahead=0.7)
 
 
 @pytest.mark.parametrize(
@@ -177,15 +178,20 @@ def test_burn_in(x64):
   _compare("momentum", "two_heads", source_weights=burn_in(3), by_oracle=by_definition, lookahead=0.3)
 
 
-@pytest.mark.parametrize("alpha_first", [False, True])
-def test_source_weights(x64, alpha_first):
+def test_burn_in_of_little_weight_before_weights_that_are_sharpened(x64):
+  by_definition = {
+    "source_weights": lambda alpha, step: np.full_like(alpha, 0.2) if step < 2 else np.clip(4 * alpha - 1.5, 0, 1)
+  }
+  _compare(source_weights=burn_in(2, 0.2, sharpened(4.0)), by_oracle=by_definition, alpha_first=True)
+
+
+def test_source_weights(x64):
   """Of one's own: of the old weights ahead of the parameters, of the new ones in their update where alpha is first."""
 
   def weights(alpha, step):
     return alpha**2 + 0.1 * step
 
-  by_oracle = {"source_weights": weights}
-  _compare(source_weights=weights, by_oracle=by_oracle, alpha_first=alpha_first, lookahead=0.3)
+  _compare(source_weights=weights, by_oracle={"source_weights": weights}, alpha_first=True, lookahead=0.7)
 
 
 def test_schedules(x64):

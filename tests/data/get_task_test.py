@@ -45,6 +45,8 @@ def test_fields_of_the_config():
       "noise": "none",
       "noise_rate": 0.0,
       "noise_matrix": (),
+      "noise_pairs": (),
+      "noise_images": 0,
       "grayscale": False,
       "size": 0,
       "normalization": "channel",
@@ -161,6 +163,16 @@ def test_matrix_noise_from_the_config():
   source = get_task(config, 0).source
   expected = np.array([1, 0, *range(2, 10)])[source["true_label"]]
   np.testing.assert_array_equal(source["label"], expected)
+
+
+def test_noise_by_pairs_and_by_an_annotator_from_the_config():
+  config = digits_config()
+  config.source.update(noise="asymmetric", noise_rate=1.0, noise_pairs=((3, 5),))
+  source = get_task(config, 0).source
+  np.testing.assert_array_equal(source["label"], np.where(source["true_label"] == 3, 5, source["true_label"]))
+  config.source.update(noise="instance", noise_images=30)
+  source = get_task(config, 0).source
+  assert 0.1 < np.mean(source["label"] != source["true_label"]) < 0.6
 
 
 def test_classes_are_chosen_and_relabelled_on_every_set():
@@ -316,6 +328,8 @@ DIGITS_ERRORS = [
   ("target.num_validation", -2, "config.data.target.num_validation=-2 is negative"),
   ("source.noise", "symetric", "config.data.source.noise='symetric' .*did you mean 'symmetric'"),
   ("source.noise", "matrix", r"config.data.source.noise_matrix has shape .*\[10, 10\]"),
+  ("source.noise", "asymmetric", r"config.data.source.noise_pairs=\(\) but"),
+  ("source.noise", "instance", "config.data.source.noise_images=0"),
   ("source.normalization", "chanel", "config.data.source.normalization='chanel'"),
   ("source.normalization", "fixed", "config.data.source.normalization='fixed' .*1 numbers each"),
   ("source.mean", (0.5,), "config.data.source.mean="),

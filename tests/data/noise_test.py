@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from soseleto_jax.data import noise
+from soseleto_jax.data import lazy, noise
 
 LABELS = np.arange(4000) % 10
 
@@ -38,6 +38,84 @@ def test_pair_flip_goes_to_the_next_class():
   changed = noisy != LABELS
   np.testing.assert_array_equal(noisy[changed], (LABELS[changed] + 1) % 10)
   assert 0 in noisy[LABELS == 9]
+
+
+PAIRS = ((3, 5), (5, 3), (9, 1))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
+def test_asymmetric_takes_the_share_of_the_paired_classes(rate):
+  noisy = corrupted("asymmetric", rate, pairs=PAIRS)
+  changed = noisy != LABELS
+  assert noisy.dtype == np.int32
+  assert np.count_nonzero(changed) == round(rate * 1200)
+  assert set(zip(LABELS[changed], noisy[changed], strict=True)) == (set(PAIRS) if rate else set())
+
+
+def test_pairs_of_all_classes_are_pair_flip():
+  np.testing.assert_array_equal(
+    corrupted("asymmetric", pairs=[(c, (c + 1) % 10) for c in range(10)]), corrupted("pair_flip")
+  )
+
+
+def fields(x):
+  """Images of 16 x 16 x 3 of which every field of 2 x 2 has a mean of one row of x `[N, 64 * 3]`."""
+  x = x.reshape(-1, 8, 8, 3).repeat(2, axis=1).repeat(2, axis=2)
+  checkered = np.indices((16, 16)).sum(axis=0)[:, :, None] % 2 * 2 - 1
+  return x + 100 * checkered  # of mean 0 in every field
+
+
+def weak(kind=np.asarray, rate=1.0, num_images=40, seed=0):
+  """Labels by an annotator of 400 examples in 4 classes that overlap, and their right labels."""
+  rng = np.random.default_rng(0)
+  right = np.arange(400) % 4
+  x = rng.normal(size=(4, 192))[right] + 4 * rng.normal(size=(400, 192))
+  return noise.corrupt(right, 4, "instance", rate, seed, x=kind(x), num_images=num_images), right
+
+
+def test_instance_is_a_classifier_of_few_examples():
+  noisy, right = weak()
+  wrong = noisy != right
+  assert noisy.dtype == np.int32 and 0.1 < wrong.mean() < 0.7
+  assert (weak(num_images=380)[0] != right).mean() < wrong.mean() / 2
+  own = noise.draws.permutation(400, 0, "noise", "annotator")[:40]
+  assert not wrong[own].any()  # it knows what it learned from
+  assert not np.array_equal(noisy, weak(seed=1)[0])
+
+
+def test_instance_labels_are_those_of_the_optimum():
+  """Where the gradient of the regularised loss vanishes, by another optimizer."""
+  from scipy.optimize import minimize
+
+  noisy, right = weak()
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(4, 192))[right] + 4 * rng.normal(size=(400, 192))
+  own = noise.draws.permutation(400, 0, "noise", "annotator")[:40]
+  x = (x - x[own].mean(axis=0)) / x[own].std()
+
+  def loss(flat):
+    kernel, bias = flat[:-4].reshape(192, 4), flat[-4:]
+    logits = x[own] @ kernel + bias
+    log_sum = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+    error = np.exp(logits - log_sum[:, None]) - np.eye(4)[right[own]]
+    gradient = np.concatenate([(x[own].T @ error + kernel).ravel(), error.sum(0)])
+    return (log_sum - logits[range(40), right[own]]).sum() + (kernel**2).sum() / 2, gradient
+
+  flat = minimize(loss, np.zeros(193 * 4), jac=True, method="BFGS", options={"gtol": 1e-6}).x
+  found = (x @ flat[:-4].reshape(192, 4) + flat[-4:]).argmax(1)
+  assert (found == noisy).mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", [fields, lambda x: lazy.Rows(fields(x))])
+def test_the_annotator_sees_means_over_fields(kind):
+  np.testing.assert_array_equal(weak(kind)[0], weak()[0])
+
+
+def test_of_what_the_annotator_gets_wrong_some_is_put_right():
+  (every, right), (some, _) = weak(), weak(rate=0.1)
+  changed = some != right
+  assert np.count_nonzero(changed) == 40
+  np.testing.assert_array_equal(some[changed], every[changed])
 
 
 @pytest.mark.parametrize("kind", ["symmetric", "pair_flip"])
@@ -135,6 +213,34 @@ def test_golden_values():
 def test_wrong_arguments(kind, rate, matrix, message):
   with pytest.raises(ValueError, match=message):
     noise.corrupt(np.array([0, 1, 2]), 3, kind, rate, 0, matrix)
+
+
+@pytest.mark.parametrize(
+  "pairs, message",
+  [
+    ((), "needs pairs"),
+    (((0, 3),), r"noise_pairs has \(0, 3\)"),
+    (((0, 1), (0, 2)), r"noise_pairs has \(0, 2\)"),
+    (((1, 1),), r"noise_pairs has \(1, 1\)"),
+    (((1, 2, 0),), r"noise_pairs has \(1, 2, 0\)"),
+  ],
+)
+def test_pairs_that_are_none(pairs, message):
+  with pytest.raises(ValueError, match=message):
+    noise.corrupt(np.array([0, 1, 2]), 3, "asymmetric", 0.3, 0, pairs=pairs)
+
+
+@pytest.mark.parametrize(
+  "num_images, right, message",
+  [
+    (0, [0, 1, 2], "noise_images=0: the annotator learns from 2 to 3"),
+    (4, [0, 1, 2], "noise_images=4"),
+    (3, [1, 1, 1], "of one class"),
+  ],
+)
+def test_annotators_that_cannot_learn(num_images, right, message):
+  with pytest.raises(ValueError, match=message):
+    noise.corrupt(np.array(right), 3, "instance", 0.3, 0, x=np.eye(3), num_images=num_images)
 
 
 @pytest.mark.parametrize(("labels", "message"), [([0, 3], "is outside the 3 classes"), ([0.0, 1.0], "give integers")])

@@ -8,8 +8,14 @@ import optax
 import pytest
 
 from soseleto_jax.core.alignment import Alignment
-from soseleto_jax.core.alignment_rules import center_by_class, orthogonal, residual_normalize, scale_by_std
-from soseleto_jax.core.train_step import TargetDescent, burn_in, make_train_step
+from soseleto_jax.core.alignment_rules import (
+  add_agreement,
+  center_by_class,
+  orthogonal,
+  residual_normalize,
+  scale_by_std,
+)
+from soseleto_jax.core.train_step import TargetDescent, burn_in, make_train_step, sharpened
 from soseleto_jax.methods import soseleto
 from soseleto_jax.models.losses import margin
 from tests import problems, runs
@@ -58,6 +64,10 @@ NAMES = ("center_by_class", "residual_normalize", "scale_by_std")
     ({"first": True}, True, {"alpha_first": True}),
     ({"lookahead": 0.5}, True, {"lookahead": 0.5}),
     ({"burn_in_epochs": 0.25}, True, {"source_weights": burn_in(1)}),
+    ({"burn_in_epochs": 0.25, "burn_in_weight": 0.2}, True, {"source_weights": burn_in(1, 0.2)}),
+    ({"gain": 3.0}, True, {"source_weights": sharpened(3.0)}),
+    ({"gain": 3.0, "burn_in_epochs": 0.25}, True, {"source_weights": burn_in(1, then=sharpened(3.0))}),
+    ({"transforms": ("add_agreement",)}, True, rule(transforms=(add_agreement(),))),
     ({"params": ("classifier",)}, True, rule(params={"representation": False, "classifier": True})),
     ({"params": ("dense1",)}, True, rule(params={"representation": True, "classifier": False})),
     ({"target_params": "classifier"}, True, descends(representation=False, classifier=True)),
