@@ -13,19 +13,29 @@
 default and `paper` in full. What was tried on the way: docs/lab_notes.md; other methods: docs/results.md.
 
 Arguments:
-  noise: the wrong fraction.
-  paper: the published rule. Without it alpha learns by what tells wrong labels best: docs/settings.md.
-  joint: the parameters descend the target's loss too, with weight 1/4, in balanced batches of 100.
+  kind: how labels are wrong: `symmetric`, drawn at random; `asymmetric`, trucks taken for cars, birds for aeroplanes,
+    deer for horses, cats and dogs for each other; `instance`, as a weak annotator sees it, who learned from few images.
+  noise: the wrong fraction; of `asymmetric` among the classes that are taken for others, of `instance` at most.
+  images: of `instance`: how many the annotator learned from.
+  paper: the published rule. Without it alpha learns by what tells wrong labels of any kind best: docs/settings.md.
+  symmetric: what tells labels best that are wrong at random, as in Table 1.
+  joint: with `paper` or `symmetric`, the parameters descend the target's loss too, as they do without these: with
+    weight 1/4, in balanced batches of 100.
   small: 10,000 source images, 1,000 clean ones, 2,000 for validation; for machines without a GPU.
   runlocal: 2,000 source images, two epochs, under a minute.
 """
 
 from soseleto_jax.config import default_config, parse_argument
 
+PAIRS = ((9, 1), (2, 0), (4, 7), (3, 5), (5, 3))  # who is taken for whom (Patrini et al. 2017)
+
 
 def get_config(argument=None):
   """Returns the experiment; see the module's docstring."""
-  arg = parse_argument(argument, noise=0.3, small=False, paper=False, joint=False, runlocal=False)
+  arg = parse_argument(
+    argument, kind="symmetric", noise=0.3, images=1000, small=False, paper=False, symmetric=False, joint=False,
+    runlocal=False,
+  )  # fmt: skip
   num_source, num_target, num_validation = 45_000, 4000, 1000
   if arg.small:
     num_source, num_target, num_validation = 10_000, 1000, 2000
@@ -34,7 +44,11 @@ def get_config(argument=None):
 
   config = default_config()
   config.name = f"CIFAR-10 with {arg.noise:.0%} wrong labels"
-  config.data.source.update(dataset="cifar10", num_examples=num_source, noise="symmetric", noise_rate=arg.noise)
+  config.data.source.update(dataset="cifar10", num_examples=num_source, noise=arg.kind, noise_rate=arg.noise)
+  if arg.kind == "asymmetric":
+    config.data.source.noise_pairs = PAIRS
+  if arg.kind == "instance":
+    config.data.source.noise_images = arg.images
   config.data.target.update(dataset="cifar10", num_examples=num_target, num_validation=num_validation)
   config.model = dict(name="cifar_quick", init="fan_in", dtype="float32")
   config.batch_size = 128 if arg.small or arg.runlocal else 256
@@ -42,23 +56,25 @@ def get_config(argument=None):
   if arg.small:
     config.eval_every_epochs = config.checkpoint_every_epochs = 3.0
   config.optimizer.update(learning_rate=0.02, weight_decay=4e-4, schedule="steps", drop_epochs=(15,))
+  burn_in_epochs = 1.0 if arg.runlocal else 10.0
+  sharp = dict(burn_in_epochs=burn_in_epochs, target_loss="margin", direction="orthogonal")
   if arg.paper:
     config.target_batch_size = 32
     config.alpha.update(init=0.5, step_size=0.01)
-  else:
+  elif arg.symmetric:
     config.target_batch_size = 250
     config.target_balanced = True
-    config.alpha.update(
-      init=0.5,
-      step_size=0.06,
-      burn_in_epochs=1.0 if arg.runlocal else 10.0,
-      target_loss="margin",
-      direction="orthogonal",
-      params=("classifier",),
-      transforms=("center_by_class", "residual_normalize", "scale_by_std"),
-    )
-  if arg.joint:
+    transforms = ("center_by_class", "residual_normalize", "scale_by_std")
+    config.alpha.update(**sharp, step_size=0.06, params=("classifier",), transforms=transforms)
+  else:
+    transforms = ("residual_normalize", "scale_by_std", "add_agreement")
+    config.alpha.update(**sharp, step_size=0.0125, gain=8.0, params=("classifier",), transforms=transforms)
+    config.alpha.trial_epochs = 1 if arg.runlocal else 3
+  if arg.joint or not (arg.paper or arg.symmetric):
     config.target_batch_size = 100
+    config.target_balanced = True
     config.target_weight = 0.25
-    config.alpha.update(step_size=0.1, target_params="all")
+    config.alpha.target_params = "all"
+  if arg.joint and arg.symmetric:
+    config.alpha.step_size = 0.1
   return config

@@ -30,8 +30,8 @@ METHODS = {
   "noise_layer": Method("noise layer (Sukhbaatar et al. 2014)", (69.73, 66.66, 63.39)),
   "noise_types": Method("noise types (Xiao et al. 2015)", (69.81, 66.76, 63.0)),
   "soseleto_paper": Method("SOSELETO, published rule", (72.41, 69.98, 66.33), "soseleto"),
-  "soseleto": Method("SOSELETO, best weights", (72.41, 69.98, 66.33)),
-  "soseleto_joint": Method("SOSELETO, best weights, and target jointly", (72.41, 69.98, 66.33), "soseleto"),
+  "soseleto": Method("SOSELETO, for symmetric noise", (72.41, 69.98, 66.33)),
+  "soseleto_joint": Method("SOSELETO, for symmetric noise, and target jointly", (72.41, 69.98, 66.33), "soseleto"),
   "target_only": Method("clean target only"),
   "finetune": Method("source, then fine-tuned on the target"),
   "joint": Method("source and target jointly"),
@@ -77,19 +77,26 @@ def runs_on(
 
 def _config(get_config, conditions, name, protocol, seed):
   arguments = [f"{field}={value}" for field, value in conditions.items()]
-  switches = {"small": protocol == "small", "paper": name == "soseleto_paper", "joint": name == "soseleto_joint"}
+  best = name in ("soseleto", "soseleto_joint")
+  switches = {"paper": name == "soseleto_paper", "symmetric": best, "joint": name == "soseleto_joint"}
+  switches["small"] = protocol == "small"
   config = get_config(",".join(arguments + [switch for switch, on in switches.items() if on]))
   config.seed = seed
   if not name.startswith("soseleto"):
-    if name != "source_only":  # whose config says nothing of a target
-      config.update(target_batch_size=32, target_balanced=False)
-    if name in ("joint", "noise_layer", "noise_types", "confident_learning"):  # an image counts alike in both sets
-      config.target_weight = config.target_batch_size / config.batch_size
-    if name == "learning_to_reweight":  # whose weights come from one target batch alone
-      config.update(target_batch_size=100, target_balanced=True)
-    if name in ("learning_to_reweight", "meta_weight_net"):  # which diverge at the others' rate
-      config.optimizer.learning_rate = 0.005
+    without_alpha(config, name)
   return config
+
+
+def without_alpha(config: ConfigDict, name: str) -> None:
+  """Gives a config the target batches, weights and rates of a method other than SOSELETO, of `METHODS`."""
+  if name != "source_only":  # whose config says nothing of a target
+    config.update(target_batch_size=32, target_balanced=False)
+  if name in ("joint", "noise_layer", "noise_types", "confident_learning"):  # an image counts alike in both sets
+    config.target_weight = config.target_batch_size / config.batch_size
+  if name == "learning_to_reweight":  # whose weights come from one target batch alone
+    config.update(target_batch_size=100, target_balanced=True)
+  if name in ("learning_to_reweight", "meta_weight_net"):  # which diverge at the others' rate
+    config.optimizer.learning_rate = 0.005
 
 
 def with_best_half(record: runs.Record) -> runs.Record:

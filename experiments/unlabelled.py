@@ -107,9 +107,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, second: dict[str, Any]) -> 
 
 def predict(config: ConfigDict, task: Task, state: TrainState, x: Any) -> np.ndarray:
   """Returns the target classes, int32 `[N]`, that a network trained on a task gives images like the target's."""
-  classes = {"source": task.num_source_classes, "target": task.num_target_classes}
-  network = make_network(config.model.to_dict(), classes, seed=config.seed)
-  logits = jax.jit(predict_fn(network, head="target"))
+  each = {"source": task.num_source_classes, "target": task.num_target_classes}
+  classes, head = (task.num_target_classes, None) if task.shared_classes else (each, "target")
+  logits = jax.jit(predict_fn(make_network(config.model.to_dict(), classes, seed=config.seed), head=head))
   parts = [logits(state.params, state.model_state, task.target_normalization.apply(part)) for part in lazy.chunks(x)]
   return np.concatenate([np.argmax(part, axis=-1) for part in parts]).astype(np.int32)
 

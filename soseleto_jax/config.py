@@ -54,6 +54,7 @@ def default_config() -> ConfigDict:
       ),
       alpha=dict(
         init=0.5,
+        trial_epochs=0,  # before training, for init and burn_in_weight by whether the source helps; 0 takes them as given
         step_size=1.0,  # s = λ_α λ_p at the first step; it follows the schedule of λ_p
         first=False,
         burn_in_epochs=0.0,  # so long the source loss has one weight for all, while alpha already learns
@@ -144,6 +145,8 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
     f"give 0 or more, and less than num_epochs ({config.num_epochs}), or the weights never count",
   )
   _check("alpha.burn_in_weight", config.alpha.burn_in_weight, 0 <= config.alpha.burn_in_weight <= 1, "give [0, 1]")
+  trial = config.alpha.trial_epochs
+  _check("alpha.trial_epochs", trial, 0 <= trial <= config.num_epochs, "give 0 for none, or at most num_epochs")
   _check("alpha.gain", config.alpha.gain, config.alpha.gain > 0, "give a number above 0; with 1 weights are alpha")
   rate = config.optimizer.learning_rate
   _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")

@@ -21,7 +21,7 @@ from soseleto_jax.data.get_task import get_task
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import MakeMethod
 from soseleto_jax.report import page, writers
-from soseleto_jax.run import fingerprint, loop, processes
+from soseleto_jax.run import fingerprint, loop, processes, trial
 from soseleto_jax.run.checkpoint import Checkpoints
 from soseleto_jax.run.given import Evaluate, Given
 from soseleto_jax.run.signals import on_signals, raise_preempted
@@ -103,15 +103,18 @@ def train_and_evaluate(
     digest = fingerprint.of_task(task)
     if jax.process_count() > 1:
       _check_processes(config, digest)
-    experiment = Experiment(config, task, given)
-    checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source)
+    checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=task.num_source)
     with failed_writes(lambda: checkpoints.latest_step):
       with checkpoints:
         _write_config(workdir / "config.json", config, given, checkpoints)
+        start: dict[str, Any] = {}
+        if trial.is_wanted(config, given):
+          config, start = trial.with_start(config, task, given, workdir, checkpoints.latest_step is not None)
+        experiment = Experiment(config, task, given)
         state, window = _resume(experiment, digest, checkpoints, workdir)
         with _writer(workdir, checkpoints.latest_step) as writer:
           state = loop.train(experiment, state, window, writer, checkpoints)
-      return _finish(experiment, state, window, checkpoints, workdir)
+      return _finish(experiment, state, window, checkpoints, workdir, start)
 
 
 def _resume(experiment, digest, checkpoints, workdir):
@@ -170,7 +173,7 @@ def _writer(workdir, resume_step):
   return writers.MetricWriter(workdir, resume_step) if processes.is_main() else contextlib.nullcontext()
 
 
-def _finish(experiment, state, window, checkpoints, workdir):
+def _finish(experiment, state, window, checkpoints, workdir, start):
   config, task = experiment.config, experiment.task
   alpha = experiment.alpha(state)  # which waits for the process that writes the records
   records = writers.read_metrics(workdir)
@@ -196,7 +199,7 @@ def _finish(experiment, state, window, checkpoints, workdir):
       "test_accuracy_at_best": best["test_accuracy"],
       "best_checkpoint": window.best_step if window.best_step in checkpoints.steps else None,
     }
-  summary |= experiment.alpha_statistics(alpha)
+  summary |= start | experiment.alpha_statistics(alpha)
   if processes.is_main():
     _write_results(experiment, workdir, records, alpha, summary)
   processes.wait_for_all()

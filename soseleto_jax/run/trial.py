@@ -1,0 +1,113 @@
+"""A trial before training: does the source, taken whole, help or harm? From the answer `alpha` starts."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from soseleto_jax.data import lazy
+from soseleto_jax.data.task import Task
+from soseleto_jax.report import writers
+from soseleto_jax.run import processes
+from soseleto_jax.run.given import Given
+from soseleto_jax.run.trainer import Experiment
+
+_LOGGER = logging.getLogger(__name__)
+_FILE = "trial.json"
+
+# So large a difference of accuracy is an answer; smaller ones are in proportion, as they may be chance.
+_CLEAR = 0.05
+_MOST = 0.4  # how far from 1/2 the answer takes the first weight
+
+
+def is_wanted(config: ConfigDict, given: Given) -> bool:
+  """Whether the run's `alpha` is to start from a trial."""
+  return config.method == "soseleto" and given.method is None and config.alpha.trial_epochs > 0
+
+
+def with_start(
+  config: ConfigDict, task: Task, given: Given, workdir: pathlib.Path, resumes: bool
+) -> tuple[ConfigDict, dict[str, Any]]:
+  """Returns the config with `alpha.init` and `alpha.burn_in_weight` from a trial.
+
+  For a few epochs one network learns from the target alone and one from source and target alike. Both are then tried on
+  the validation images or, where there are none, on a third of the target's, held back from both. The first weight of
+  all source examples lies between 0.1, where the target alone is ahead by 5 points or more, and 0.9, where it is behind
+  by as much. A source of labels that are wrong systematically then waits until `alpha` has told its examples apart.
+
+  Args:
+    config: of the run.
+    task: its data.
+    given: what the caller gave it.
+    workdir: its folder, where trial.json keeps the answer.
+    resumes: whether the run goes on from a checkpoint, and with the answer that it started with.
+
+  Returns:
+    The config, and what to say of it: "first_weight", and the accuracies "trial_target" and "trial_joint".
+  """
+  found = _read(workdir / _FILE) if resumes else None
+  if found is None:
+    found = _try(config, task, given)
+    if processes.is_main():
+      writers.write_json(workdir / _FILE, found)
+  config = config.copy_and_resolve_references()
+  config.alpha.init = 0.5 + (found["first_weight"] - 0.5) / config.alpha.gain
+  config.alpha.burn_in_weight = found["first_weight"]
+  return config, found
+
+
+def _read(path):
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None
+
+
+def _try(config, task, given):
+  held_out = _hold_out(task)
+  if held_out is None:
+    _LOGGER.warning("no trial: no clean images to try on; take num_validation of them, or 3 a class for the target")
+    return {"first_weight": 0.5}
+  accuracy = {method: _accuracy(config, held_out, given, method) for method in ("target_only", "joint")}
+  gain = accuracy["joint"] - accuracy["target_only"]
+  weight = 0.5 + _MOST * float(np.clip(gain / _CLEAR, -1, 1))
+  _LOGGER.info(
+    "trial of %d epochs, on %d clean images: %.1f %% from the target alone, %.1f %% with the source; so its examples "
+    "start with a weight of %.2f",
+    config.alpha.trial_epochs, len(held_out.test["label"]), 100 * accuracy["target_only"], 100 * accuracy["joint"],
+    weight,
+  )  # fmt: skip
+  return {"first_weight": weight, "trial_target": accuracy["target_only"], "trial_joint": accuracy["joint"]}
+
+
+def _hold_out(task: Task) -> Task | None:
+  """Returns the task with what the trial is judged by as its test set, and no validation set."""
+  if task.validation is not None:
+    return dataclasses.replace(task, validation=None, test=task.validation)
+  label = task.target["label"]
+  order = np.argsort(label, kind="stable")
+  place = np.arange(len(label)) - np.searchsorted(label[order], label[order])  # among those of its class
+  held = np.zeros(len(label), bool)
+  held[order] = place % 3 == 2
+  if not held.any():
+    return None
+  parts = ({name: lazy.take(column, rows) for name, column in task.target.items()} for rows in (~held, held))
+  return dataclasses.replace(task, **dict(zip(("target", "test"), parts, strict=True)))
+
+
+def _accuracy(config, task, given, method):
+  """Trains by another method for the trial's epochs; returns the accuracy on the test set."""
+  config = config.copy_and_resolve_references()
+  config.method, config.num_epochs = method, config.alpha.trial_epochs
+  config.target_batch_size = min(config.target_batch_size, len(task.target["label"]))
+  experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()))
+  state, step = experiment.place(experiment.initial_state()), 0
+  while step < experiment.num_steps:
+    state, count, _ = experiment.advance(state, step, experiment.num_steps)
+    step += count
+  return jax.block_until_ready(experiment.evaluate(state))["test_accuracy"]
