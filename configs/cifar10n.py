@@ -16,7 +16,7 @@ says which.
 Arguments:
   labels: wrong among all 50,000: worse_label 40.2 %, aggre_label 9.0 %, random_label1 17.2 %, random_label2 18.1 %,
     random_label3 17.6 %.
-  small, paper, joint, runlocal: as in configs/cifar_noise.py.
+  small, paper, symmetric, joint, runlocal: as in configs/cifar_noise.py.
 """
 
 import pathlib
@@ -24,13 +24,14 @@ import runpy
 
 from soseleto_jax.config import parse_argument
 
+_SWITCHES = ("small", "paper", "symmetric", "joint", "runlocal")
 _CIFAR_NOISE = pathlib.Path(__file__).with_name("cifar_noise.py")  # wherever both are installed
 
 
 def get_config(argument=None):
   """Returns the experiment; see the module's docstring."""
-  arg = parse_argument(argument, labels="worse_label", small=False, paper=False, joint=False, runlocal=False)
-  switches = [name for name in ("small", "paper", "joint", "runlocal") if arg[name]]
+  arg = parse_argument(argument, labels="worse_label", **dict.fromkeys(_SWITCHES, False))
+  switches = [name for name in _SWITCHES if arg[name]]
   config = runpy.run_path(str(_CIFAR_NOISE))["get_config"](",".join(switches))
   config.name = f"CIFAR-10N, {arg.labels}"
   config.data.source.update(dataset="cifar10_n", label_key=arg.labels, noise="none", noise_rate=0.0)

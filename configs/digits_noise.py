@@ -9,8 +9,8 @@ Settings were chosen by validation accuracy and by the AUC of alpha, on seed 0.
 Seed 0, last epoch, seconds on two CPU cores: RESULT.
 
 Arguments:
-  kind: how labels are wrong: `symmetric`, drawn at random; `asymmetric`, each digit taken for the next; `instance`, as a
-    weak annotator sees it, who learned from few images.
+  kind: how labels are wrong: `symmetric`, drawn at random; `asymmetric`, each digit taken for the next; `instance`, as
+    a weak annotator sees it, who learned from few images.
   noise: the wrong fraction; of `instance` at most: with 1 all labels are the annotator's.
   images: of `instance`: how many the annotator learned from.
   paper: the published rule. Without it alpha learns by what tells wrong labels of any kind best: docs/settings.md.

@@ -5,8 +5,8 @@ model trained on little sees things, or as people do. Here every method meets ea
 CIFAR-10, with the same network, source, wrong labels, clean target and epochs. `small` has the digits, in seconds a
 run, and CIFAR-10 as configs/cifar_noise.py:small; `full` has CIFAR-10 at full size alone.
 
-Of every method that tells wrong labels from right ones stands how well: for SOSELETO by 1 - α, for confident learning by
-cleanlab's label quality score, from networks trained on the same source.
+Of every method that tells wrong labels from right ones stands how well: for SOSELETO by 1 - α, for confident learning
+by cleanlab's label quality score, from networks trained on the same source.
 """
 
 import dataclasses

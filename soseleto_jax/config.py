@@ -54,7 +54,7 @@ def default_config() -> ConfigDict:
       ),
       alpha=dict(
         init=0.5,
-        trial_epochs=0,  # before training, for init and burn_in_weight by whether the source helps; 0 takes them as given
+        trial_epochs=0,  # of a trial that chooses init and burn_in_weight by whether the source helps; 0: none
         step_size=1.0,  # s = λ_α λ_p at the first step; it follows the schedule of λ_p
         first=False,
         burn_in_epochs=0.0,  # so long the source loss has one weight for all, while alpha already learns

@@ -115,8 +115,8 @@ def make_train_step(
     alignment: what q is; as published by default.
     target_descent: which parameters also descend the target (the target's own classifier, in transfer). None: the
       target acts through `alpha` alone.
-    source_weights: `f(alpha_b, step) -> [B]`, the weights a that the parameters' update uses, such as `burn_in` and `sharpened`. None:
-      `alpha_b` itself.
+    source_weights: `f(alpha_b, step) -> [B]`, the weights a that the parameters' update uses, such as `burn_in` and
+      `sharpened`. None: `alpha_b` itself.
     alpha_first: True updates `alpha` before the parameters, which then use the new weights (Appendix C and the authors'
       code). False: Algorithm 1.
     lookahead: λ, or a schedule of the step: takes g_t at θ - λ (1/B) Σ a_j ∂ℓ_j, where equation 4 takes it at θ.
