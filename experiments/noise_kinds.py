@@ -82,8 +82,10 @@ def _config(data: str, labels: str, name: str, protocol: str, seed: int) -> Conf
   if data == "digits":
     config = digits_noise.get_config(",".join(filter(None, [known, *switches])))
   else:
-    if switches == ["symmetric"]:  # as it is in Table 1
+    if switches == ["symmetric"]:  # as it is in Table 1, as are the other methods
       switches = ["symmetric", "joint"]
+    elif not name.startswith("soseleto"):
+      switches = ["symmetric"]
     module = cifar10n if labels.endswith("_label") else cifar_noise
     given = f"labels={labels}" if labels.endswith("_label") else known
     config = module.get_config(",".join(filter(None, [given, "small" * (protocol == "small"), *switches])))

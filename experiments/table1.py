@@ -77,9 +77,8 @@ def runs_on(
 
 def _config(get_config, conditions, name, protocol, seed):
   arguments = [f"{field}={value}" for field, value in conditions.items()]
-  best = name in ("soseleto", "soseleto_joint")
-  switches = {"paper": name == "soseleto_paper", "symmetric": best, "joint": name == "soseleto_joint"}
-  switches["small"] = protocol == "small"
+  paper = name == "soseleto_paper"
+  switches = {"small": protocol == "small", "paper": paper, "symmetric": not paper, "joint": name == "soseleto_joint"}
   config = get_config(",".join(arguments + [switch for switch, on in switches.items() if on]))
   config.seed = seed
   if not name.startswith("soseleto"):

@@ -96,8 +96,8 @@ def _hold_out(task: Task) -> Task | None:
   held[order] = place % 3 == 2
   if not held.any():
     return None
-  parts = ({name: lazy.take(column, rows) for name, column in task.target.items()} for rows in (~held, held))
-  return dataclasses.replace(task, **dict(zip(("target", "test"), parts, strict=True)))
+  kept, tried = ({name: lazy.take(column, rows) for name, column in task.target.items()} for rows in (~held, held))
+  return dataclasses.replace(task, target=kept, test=tried)
 
 
 def _accuracy(config, task, given, method):

@@ -16,7 +16,7 @@ from experiments.confident_learning import Pruned
 from soseleto_jax.config import default_config, validate
 
 
-@pytest.mark.parametrize("argument", ["", "small", "paper", "runlocal", "small,paper"])
+@pytest.mark.parametrize("argument", ["", "small", "paper", "symmetric", "runlocal", "small,paper"])
 def test_the_config_differs_from_that_of_known_noise_by_the_source_alone(argument):
   human, known = (module.get_config(argument).to_dict() for module in (cifar10n, cifar_noise))
   assert human.pop("name") != known.pop("name")

@@ -76,7 +76,7 @@ def test_cells(tmp_path):
   assert accuracy.pop("source only") == [
       "57.5 ± 0.7 (2)", "65.6", "-8.1", "56.5 ± 0.7 (2)", "62.4", "-5.9", "55.5 ± 0.7 (2)", "57.4", "-1.9",
   ]  # fmt: skip
-  assert accuracy.pop("SOSELETO, best weights, and target jointly") == [
+  assert accuracy.pop("SOSELETO, for symmetric noise, and target jointly") == [
       "67.5 ± 0.7 (2)", "72.4", "-4.9", "66.5 ± 0.7 (2)", "70.0", "-3.5", "not run", "66.3", "",
   ]  # fmt: skip
   assert accuracy.pop("clean target only") == ["not run", "", ""] * 3
@@ -87,8 +87,8 @@ def test_cells(tmp_path):
   assert auc == {
     "": ["30%", "40%", "50%"],
     "SOSELETO, published rule": ["not run"] * 3,
-    "SOSELETO, best weights": ["not run"] * 3,
-    "SOSELETO, best weights, and target jointly": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
+    "SOSELETO, for symmetric noise": ["not run"] * 3,
+    "SOSELETO, for symmetric noise, and target jointly": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
     "confident learning (Northcutt et al. 2021)": ["not run"] * 3,
   }
 
@@ -99,7 +99,7 @@ def test_cells(tmp_path):
   assert main == {
       "source only": ["57.5 ± 0.7 (2)", *[""] * 4],
       "noise layer (Sukhbaatar et al. 2014)": ["not run"] * 5,
-      "SOSELETO, best weights, and target jointly": [
+      "SOSELETO, for symmetric noise, and target jointly": [
           "67.5 ± 0.7 (2)", "0.905 ± 0.007 (2)", "0.80 ± 0.00 (2)", "0.20 ± 0.00 (2)", "1.0 ± 0.0 (2)",
       ],
   }  # fmt: skip

@@ -1,0 +1,101 @@
+"""Every kind of wrong label: fair runs, the network's own labels, and cells in their places."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from experiments import noise_kinds, runs
+from experiments.confident_learning import Pruned
+from soseleto_jax.config import validate
+from soseleto_jax.data import noise
+from tests.runs import make_config, make_task
+
+
+@pytest.mark.parametrize("protocol, count", [("small", 2 * 5 * 8 + 1 * 7 * 8), ("full", 1 * 7 * 8)])
+def test_every_method_has_the_same_data_network_and_epochs(protocol, count):
+  shared, chosen = {}, noise_kinds.make_runs(protocol, [2, 3])  # of which CIFAR-10 has the first alone
+  assert len(chosen) == count == len({run.folder() for run in chosen})
+  for run in chosen:
+    validate(run.config)
+    config = run.config.to_dict()
+    fields = {name: config[name] for name in ("data", "model", "num_epochs", "batch_size", "optimizer", "augment")}
+    assert shared.setdefault((*run.conditions.values(), run.config.seed), fields) == fields, run.method
+    assert run.settings.get("labels_of_network", False) == (run.conditions["labels"] == "network")
+  noises = {labels: fields["data"]["source"]["noise"] for (_, labels, _), fields in shared.items()}
+  assert {kind for kind in noises.values() if kind != "none"} == {"symmetric", "asymmetric", "instance"}
+  assert {labels for labels, kind in noises.items() if kind == "none"} == {"network", "worse_label", "aggre_label"}
+  assert set(noises.values()) <= set(noise.KINDS)
+
+
+def test_rules_of_soseleto():
+  first = {run.method: run.config.alpha for run in noise_kinds.make_runs("small", [0])[: len(noise_kinds.METHODS)]}
+  assert list(first) == list(noise_kinds.METHODS)
+  assert first["soseleto_paper"].transforms == ()
+  assert "center_by_class" in first["soseleto_symmetric"].transforms
+  assert "add_agreement" in first["soseleto"].transforms
+
+
+def test_labels_of_a_network(tmp_path, monkeypatch):
+  """Of one trained on the target alone, the same for every method; the right ones stay known."""
+  task, said, seen = make_task(), np.arange(41, dtype=np.int32) % 3, []
+
+  def train(config, workdir, data):
+    seen.append((config.to_dict(), workdir, data))
+    return types.SimpleNamespace(state=None, summary={"test_accuracy": 0.5}, alpha=None)
+
+  monkeypatch.setattr(noise_kinds, "train_and_evaluate", train)
+  monkeypatch.setattr(noise_kinds, "predict", lambda config, task, state, x: said)
+  monkeypatch.setattr(runs, "task_of", lambda config: task)
+  for method, weight in (("joint", 0.3), ("soseleto", 0.25)):
+    config = make_config(method=method, target_weight=weight, alpha__gain=1 + weight)
+    values = noise_kinds.train(config, tmp_path / method, labels_of_network=True)
+    assert values == {"test_accuracy": 0.5}
+  (labels, folder, plain), (_, own, given), again, _ = seen
+  assert again[:2] == (labels, folder) and labels["method"] == "target_only" and plain is task
+  assert own == tmp_path / "joint" and folder.parent == tmp_path
+  np.testing.assert_array_equal(given.source["label"], said)
+  np.testing.assert_array_equal(given.source["true_label"], task.source["label"])
+
+
+def test_confident_learning_where_there_are_folds(tmp_path, monkeypatch):
+  task, found = make_task(), {"removed_fraction": 0.3, "auc": 0.8}
+
+  def train(config, workdir, given, **settings):
+    assert given is task and settings == {"num_folds": 4}
+    summary = {"method": "joint", "test_accuracy": 0.5}
+    return Pruned(types.SimpleNamespace(summary=summary), np.ones(2, bool), np.ones(2), np.ones((2, 2)), found)
+
+  monkeypatch.setattr(noise_kinds, "confident_learning", train)
+  monkeypatch.setattr(runs, "task_of", lambda config: task)
+  assert noise_kinds.train(make_config(), tmp_path, num_folds=4) == {"test_accuracy": 0.5} | found
+
+
+def test_cells(tmp_path):
+  """Accuracies that tell method, column and seed; of two methods, on the digits."""
+  lines = []
+  for run in noise_kinds.make_runs("small", [0, 1]):
+    data, labels = run.conditions.values()
+    if data != "digits" or run.method not in ("joint", "soseleto"):
+      continue
+    column = list(noise_kinds.COLUMNS[data]).index(labels)
+    value = 0.5 + 0.1 * (run.method == "soseleto") * (1 + run.config.seed) + column / 100
+    metrics = {"test_accuracy": value, "wrong_fraction": 0.3}
+    if run.method == "soseleto":
+      metrics["auc"] = 0.9 + column / 100
+    record = {"protocol": "small", "method": run.method, "conditions": dict(run.conditions), "metrics": metrics}
+    lines.append(json.dumps(record | {"settings": dict(run.settings), "config": run.config.to_dict()}))
+  path = tmp_path / "noise_kinds.jsonl"
+  path.write_text("\n".join(lines) + "\n")
+  noise_kinds.render("small", runs.records_of(noise_kinds.EXPERIMENT, "small", path), tmp_path)
+  text = (tmp_path / "noise_kinds_small.md").read_text(encoding="utf-8")
+  assert "CIFAR" not in text
+  accuracy, auc, paired = text.split(":\n\n")[1:]
+  assert "| SOSELETO | 65.0 ± 7.1 (2) | 66.0 ± 7.1 (2) | 67.0" in accuracy
+  assert "| wrong labels, % | 30.0 ± 0.0 (2) |" in accuracy
+  assert (
+    "| source and target jointly | 50.0 ± 0.0 (2) | 51.0" in accuracy and "| clean target alone | not run" in accuracy
+  )
+  assert "| SOSELETO | 0.900 ± 0.000 (2) | 0.910" in auc and "| SOSELETO, published rule | not run" in auc
+  assert "| source and target jointly | +15.0 [-48.5, 78.5] (2) | +15.0" in paired and "| SOSELETO |" not in paired

@@ -1,0 +1,128 @@
+"""The trial: what it is judged by, what follows from it, and that a run goes on with the answer it started with."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from soseleto_jax.report import page
+from soseleto_jax.run import trial
+from soseleto_jax.run.given import Given
+from soseleto_jax.train import train_and_evaluate
+from tests import runs
+
+
+def config(**fields):
+  return runs.make_config(**{"alpha__trial_epochs": 1, "alpha__burn_in_epochs": 0.5, "alpha__gain": 4.0} | fields)
+
+
+@pytest.fixture
+def answers(monkeypatch):
+  """Sets the accuracies that networks reach; returns the methods that were tried."""
+  tried = []
+
+  def answer(**accuracy):
+    tried.clear()
+
+    def reach(config, task, given, method):
+      tried.append(method)
+      return accuracy[method]
+
+    monkeypatch.setattr(trial, "_accuracy", reach)
+    return tried
+
+  return answer
+
+
+@pytest.mark.parametrize(
+  "target_only, joint, weight",
+  [(0.9, 0.6, 0.1), (0.9, 0.85, 0.1), (0.9, 0.875, 0.3), (0.9, 0.9, 0.5), (0.4, 0.425, 0.7), (0.3, 0.9, 0.9)],
+)
+def test_the_first_weight_follows_from_the_difference(tmp_path, answers, target_only, joint, weight):
+  tried = answers(target_only=target_only, joint=joint)
+  before = config()
+  found, said = trial.with_start(before, runs.make_task(), Given(), tmp_path, resumes=False)
+  assert sorted(tried) == ["joint", "target_only"]
+  assert said == pytest.approx({"first_weight": weight, "trial_target": target_only, "trial_joint": joint})
+  assert found.alpha.burn_in_weight == pytest.approx(weight)
+  assert 0.5 + 4 * (found.alpha.init - 0.5) == pytest.approx(weight)  # as the gain makes it of alpha
+  assert before.alpha.init == 0.5 and before.alpha.burn_in_weight == 1.0
+
+
+def test_a_run_goes_on_with_the_answer_it_started_with(tmp_path, answers):
+  answers(target_only=0.9, joint=0.6)
+  first = trial.with_start(config(), runs.make_task(), Given(), tmp_path, resumes=False)
+  tried = answers(target_only=0.1, joint=0.6)
+  assert trial.with_start(config(), runs.make_task(), Given(), tmp_path, resumes=True) == first and not tried
+  again, _ = trial.with_start(config(), runs.make_task(), Given(), tmp_path, resumes=False)
+  assert again.alpha.burn_in_weight == pytest.approx(0.9)
+
+
+def test_an_answer_that_was_lost_is_found_again(tmp_path, answers):
+  answers(target_only=0.9, joint=0.6)
+  expected = trial.with_start(config(), runs.make_task(), Given(), tmp_path, resumes=False)
+  (tmp_path / "trial.json").write_text('{"first')
+  assert trial.with_start(config(), runs.make_task(), Given(), tmp_path, resumes=True) == expected
+
+
+def test_validation_images_are_what_it_is_judged_by():
+  task = runs.make_task()
+  held_out = trial._hold_out(task)
+  assert held_out.test is task.validation and held_out.validation is None and held_out.target is task.target
+
+
+def test_without_validation_a_third_of_each_class_of_the_target_is():
+  task = dataclasses.replace(runs.make_task(), validation=None)
+  held_out = trial._hold_out(task)
+  assert np.bincount(task.target["label"]).tolist() == [4, 4, 4]
+  assert np.bincount(held_out.target["label"]).tolist() == [3, 3, 3]
+  assert np.bincount(held_out.test["label"]).tolist() == [1, 1, 1]
+  rows = np.concatenate([held_out.target["x"], held_out.test["x"]])
+  np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(task.target["x"], axis=0))
+
+
+def test_too_few_clean_examples_leave_the_middle(tmp_path, caplog):
+  task = dataclasses.replace(runs.make_task(), validation=None)
+  few = {name: column[:6] for name, column in task.target.items()}
+  task = dataclasses.replace(task, target=few)
+  found, said = trial.with_start(config(), task, Given(), tmp_path, resumes=False)
+  assert said == {"first_weight": 0.5} and found.alpha.init == 0.5
+  assert "num_validation" in caplog.text
+
+
+@pytest.mark.parametrize(
+  "fields, given",
+  [({"method": "joint"}, {}), ({"alpha__trial_epochs": 0}, {}), ({}, {"method": lambda setup: None})],
+)
+def test_no_trial_where_none_is_wanted(fields, given):
+  assert trial.is_wanted(config(), Given())
+  assert not trial.is_wanted(config(**fields), Given(**given))
+
+
+def test_a_run_is_that_of_the_weights_it_was_given(tmp_path, monkeypatch):
+  """What the trial chose, written out by hand, trains the same; the folder and the report say what it was."""
+  task = runs.make_task()
+  result = train_and_evaluate(config(), tmp_path / "trial", task)
+  said = json.loads((tmp_path / "trial" / "trial.json").read_text())
+  assert said.keys() == {"first_weight", "trial_target", "trial_joint"} and said.items() <= result.summary.items()
+  assert json.loads((tmp_path / "trial" / "config.json").read_text())["alpha"]["init"] == 0.5
+  assert page._KNOWN["first_weight"][0] in (tmp_path / "trial" / "report.html").read_text(encoding="utf-8")
+
+  weight = said["first_weight"]
+  by_hand = config(alpha__trial_epochs=0, alpha__init=0.5 + (weight - 0.5) / 4, alpha__burn_in_weight=weight)
+  expected = train_and_evaluate(by_hand, tmp_path / "hand", task)
+  np.testing.assert_array_equal(result.alpha, expected.alpha)
+  assert "first_weight" not in expected.summary
+
+  monkeypatch.setattr(trial, "_try", lambda *_: pytest.fail("a finished run tries nothing"))
+  again = train_and_evaluate(config(), tmp_path / "trial", task)
+  assert {**again.summary, "seconds": 0} == {**result.summary, "seconds": 0}
+
+
+def test_the_trial_sees_no_test_image(tmp_path):
+  """With other labels of the test set the answer is the same."""
+  task = runs.make_task()
+  other = dataclasses.replace(task, test=task.test | {"label": (task.test["label"] + 1) % runs.CLASSES})
+  answers = [trial.with_start(config(), data, Given(), tmp_path, resumes=False)[1] for data in (task, other)]
+  assert answers[0] == answers[1]
