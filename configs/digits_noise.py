@@ -46,6 +46,5 @@ def get_config(argument=None):
   else:
     config.target_weight = 0.25
     transforms = ("residual_normalize", "scale_by_std", "add_agreement")
-    config.alpha.update(**sharp, trial_epochs=3, step_size=0.0125, gain=8.0, burn_in_epochs=5.0, transforms=transforms)
-    config.alpha.target_params = "all"
+    config.alpha.update(**sharp, trial_epochs=3, step_size=0.0125, gain=8.0, transforms=transforms, target_params="all")
   return config

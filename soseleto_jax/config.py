@@ -145,8 +145,8 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
     f"give 0 or more, and less than num_epochs ({config.num_epochs}), or the weights never count",
   )
   _check("alpha.burn_in_weight", config.alpha.burn_in_weight, 0 <= config.alpha.burn_in_weight <= 1, "give [0, 1]")
-  trial = config.alpha.trial_epochs
-  _check("alpha.trial_epochs", trial, 0 <= trial <= config.num_epochs, "give 0 for none, or at most num_epochs")
+  trial_epochs = config.alpha.trial_epochs
+  _check("alpha.trial_epochs", trial_epochs, trial_epochs >= 0, "give 0 for none, or a number")
   _check("alpha.gain", config.alpha.gain, config.alpha.gain > 0, "give a number above 0; with 1 weights are alpha")
   rate = config.optimizer.learning_rate
   _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")

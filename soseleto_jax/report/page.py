@@ -34,7 +34,7 @@ _KNOWN = {
   "test_accuracy_at_best": ("Test accuracy at best validation", "percent"),
   "best_step": ("Step of best validation", "count"),
   "best_checkpoint": ("Checkpoint of best validation", "count"),
-  "first_weight": ("First weight of the source, by a trial", "score"),
+  "alpha_init": ("α at the start, by a trial", "score"),
   "trial_target": ("Trial: accuracy from the target alone", "percent"),
   "trial_joint": ("Trial: accuracy with the whole source", "percent"),
   "auc": ("Area under ROC curve of 1 − α, wrong labels", "score"),

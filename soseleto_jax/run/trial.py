@@ -20,9 +20,10 @@ from soseleto_jax.run.trainer import Experiment
 _LOGGER = logging.getLogger(__name__)
 _FILE = "trial.json"
 
-# So large a difference of accuracy is an answer; smaller ones are in proportion, as they may be chance.
-_CLEAR = 0.05
-_MOST = 0.4  # how far from 1/2 the answer takes the first weight
+# How weights before training follow from the gain in accuracy: 1/2 at none, in proportion, as small ones may be chance.
+_SLOPE = 8.0
+_WORST, _BEST = -0.12, 0.05  # gains beyond count as these
+_LEAST = 0.1  # of burn-in, in which a weight of 0 would learn nothing of the source
 
 
 def is_wanted(config: ConfigDict, given: Given) -> bool:
@@ -36,9 +37,10 @@ def with_start(
   """Returns the config with `alpha.init` and `alpha.burn_in_weight` from a trial.
 
   For a few epochs one network learns from the target alone and one from source and target alike. Both are then tried on
-  the validation images or, where there are none, on a third of the target's, held back from both. The first weight of
-  all source examples lies between 0.1, where the target alone is ahead by 5 points or more, and 0.9, where it is behind
-  by as much. A source of labels that are wrong systematically then waits until `alpha` has told its examples apart.
+  the validation images or, where there are none, on a third of the target's, held back from both. Source examples start
+  with a weight of 1/2 where both networks are as good, 0.9 where the source gains 5 points or more, and 0 where it costs
+  6 or more; from there on the more it costs, up to 12, the longer they wait until `alpha` lets them in. A source whose
+  labels are wrong systematically is then kept out until its examples are told apart.
 
   Args:
     config: of the run.
@@ -48,7 +50,7 @@ def with_start(
     resumes: whether the run goes on from a checkpoint, and with the answer that it started with.
 
   Returns:
-    The config, and what to say of it: "first_weight", and the accuracies "trial_target" and "trial_joint".
+    The config, and what to say of it: "alpha_init", and the accuracies "trial_target" and "trial_joint".
   """
   found = _read(workdir / _FILE) if resumes else None
   if found is None:
@@ -56,8 +58,8 @@ def with_start(
     if processes.is_main():
       writers.write_json(workdir / _FILE, found)
   config = config.copy_and_resolve_references()
-  config.alpha.init = 0.5 + (found["first_weight"] - 0.5) / config.alpha.gain
-  config.alpha.burn_in_weight = found["first_weight"]
+  config.alpha.init = init = found["alpha_init"]
+  config.alpha.burn_in_weight = float(np.clip(0.5 + config.alpha.gain * (init - 0.5), _LEAST, 1.0))
   return config, found
 
 
@@ -72,17 +74,17 @@ def _try(config, task, given):
   held_out = _hold_out(task)
   if held_out is None:
     _LOGGER.warning("no trial: no clean images to try on; take num_validation of them, or 3 a class for the target")
-    return {"first_weight": 0.5}
+    return {"alpha_init": 0.5}
   accuracy = {method: _accuracy(config, held_out, given, method) for method in ("target_only", "joint")}
   gain = accuracy["joint"] - accuracy["target_only"]
-  weight = 0.5 + _MOST * float(np.clip(gain / _CLEAR, -1, 1))
+  init = float(np.clip(0.5 + _SLOPE / config.alpha.gain * np.clip(gain, _WORST, _BEST), 0.0, 1.0))
   _LOGGER.info(
-    "trial of %d epochs, on %d clean images: %.1f %% from the target alone, %.1f %% with the source; so its examples "
-    "start with a weight of %.2f",
+    "trial of %d epochs, on %d clean images: %.1f %% from the target alone, %.1f %% with the source; so alpha starts at "
+    "%.3f",
     config.alpha.trial_epochs, len(held_out.test["label"]), 100 * accuracy["target_only"], 100 * accuracy["joint"],
-    weight,
+    init,
   )  # fmt: skip
-  return {"first_weight": weight, "trial_target": accuracy["target_only"], "trial_joint": accuracy["joint"]}
+  return {"alpha_init": init, "trial_target": accuracy["target_only"], "trial_joint": accuracy["joint"]}
 
 
 def _hold_out(task: Task) -> Task | None:
@@ -103,7 +105,7 @@ def _hold_out(task: Task) -> Task | None:
 def _accuracy(config, task, given, method):
   """Trains by another method for the trial's epochs; returns the accuracy on the test set."""
   config = config.copy_and_resolve_references()
-  config.method, config.num_epochs = method, config.alpha.trial_epochs
+  config.update(method=method, num_epochs=min(config.alpha.trial_epochs, config.num_epochs))
   config.target_batch_size = min(config.target_batch_size, len(task.target["label"]))
   experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()))
   state, step = experiment.place(experiment.initial_state()), 0

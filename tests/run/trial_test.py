@@ -36,18 +36,31 @@ def answers(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "target_only, joint, weight",
-  [(0.9, 0.6, 0.1), (0.9, 0.85, 0.1), (0.9, 0.875, 0.3), (0.9, 0.9, 0.5), (0.4, 0.425, 0.7), (0.3, 0.9, 0.9)],
+  "target_only, joint, init, weight",
+  [
+    (0.9, 0.6, 0.26, 0.1),
+    (0.9, 0.78, 0.26, 0.1),
+    (0.9, 0.85, 0.4, 0.1),
+    (0.9, 0.875, 0.45, 0.3),
+    (0.9, 0.9, 0.5, 0.5),
+    (0.4, 0.425, 0.55, 0.7),
+    (0.3, 0.9, 0.6, 0.9),
+  ],
 )
-def test_the_first_weight_follows_from_the_difference(tmp_path, answers, target_only, joint, weight):
+def test_the_start_follows_from_the_difference(tmp_path, answers, target_only, joint, init, weight):
+  """With a gain of 4; in burn-in some weight is left."""
   tried = answers(target_only=target_only, joint=joint)
   before = config()
   found, said = trial.with_start(before, runs.make_task(), Given(), tmp_path, resumes=False)
   assert sorted(tried) == ["joint", "target_only"]
-  assert said == pytest.approx({"first_weight": weight, "trial_target": target_only, "trial_joint": joint})
-  assert found.alpha.burn_in_weight == pytest.approx(weight)
-  assert 0.5 + 4 * (found.alpha.init - 0.5) == pytest.approx(weight)  # as the gain makes it of alpha
+  assert said == pytest.approx({"alpha_init": init, "trial_target": target_only, "trial_joint": joint})
+  assert (found.alpha.init, found.alpha.burn_in_weight) == pytest.approx((init, weight))
   assert before.alpha.init == 0.5 and before.alpha.burn_in_weight == 1.0
+
+
+def test_alpha_starts_within_its_bounds(tmp_path, answers):
+  answers(target_only=0.9, joint=0.6)
+  assert trial.with_start(config(alpha__gain=1.0), runs.make_task(), Given(), tmp_path, False)[1]["alpha_init"] == 0.0
 
 
 def test_a_run_goes_on_with_the_answer_it_started_with(tmp_path, answers):
@@ -87,7 +100,7 @@ def test_too_few_clean_examples_leave_the_middle(tmp_path, caplog):
   few = {name: column[:6] for name, column in task.target.items()}
   task = dataclasses.replace(task, target=few)
   found, said = trial.with_start(config(), task, Given(), tmp_path, resumes=False)
-  assert said == {"first_weight": 0.5} and found.alpha.init == 0.5
+  assert said == {"alpha_init": 0.5} and found.alpha.init == 0.5
   assert "num_validation" in caplog.text
 
 
@@ -105,15 +118,16 @@ def test_a_run_is_that_of_the_weights_it_was_given(tmp_path, monkeypatch):
   task = runs.make_task()
   result = train_and_evaluate(config(), tmp_path / "trial", task)
   said = json.loads((tmp_path / "trial" / "trial.json").read_text())
-  assert said.keys() == {"first_weight", "trial_target", "trial_joint"} and said.items() <= result.summary.items()
+  assert said.keys() == {"alpha_init", "trial_target", "trial_joint"} and said.items() <= result.summary.items()
   assert json.loads((tmp_path / "trial" / "config.json").read_text())["alpha"]["init"] == 0.5
-  assert page._KNOWN["first_weight"][0] in (tmp_path / "trial" / "report.html").read_text(encoding="utf-8")
+  assert page._KNOWN["alpha_init"][0] in (tmp_path / "trial" / "report.html").read_text(encoding="utf-8")
 
-  weight = said["first_weight"]
-  by_hand = config(alpha__trial_epochs=0, alpha__init=0.5 + (weight - 0.5) / 4, alpha__burn_in_weight=weight)
+  init = said["alpha_init"]
+  weight = float(np.clip(0.5 + 4 * (init - 0.5), 0.1, 1.0))
+  by_hand = config(alpha__trial_epochs=0, alpha__init=init, alpha__burn_in_weight=weight)
   expected = train_and_evaluate(by_hand, tmp_path / "hand", task)
   np.testing.assert_array_equal(result.alpha, expected.alpha)
-  assert "first_weight" not in expected.summary
+  assert "alpha_init" not in expected.summary
 
   monkeypatch.setattr(trial, "_try", lambda *_: pytest.fail("a finished run tries nothing"))
   again = train_and_evaluate(config(), tmp_path / "trial", task)
