@@ -36,11 +36,11 @@ def with_start(
 ) -> tuple[ConfigDict, dict[str, Any]]:
   """Returns the config with `alpha.init` and `alpha.burn_in_weight` from a trial.
 
-  For a few epochs one network learns from the target alone and one from source and target alike. Both are then tried on
-  the validation images or, where there are none, on a third of the target's, held back from both. Source examples start
-  with a weight of 1/2 where both networks are as good, 0.9 where the source gains 5 points or more, and 0 where it costs
-  6 or more; from there on the more it costs, up to 12, the longer they wait until `alpha` lets them in. A source whose
-  labels are wrong systematically is then kept out until its examples are told apart.
+  For a few epochs one network learns from the target alone and one from source and target alike. Both are then tried
+  on the validation images or, where there are none, on a third of the target's, held back from both. Source examples
+  start with a weight of 1/2 where both networks are as good, 0.9 where the source gains 5 points or more, and 0 where
+  it costs 6 or more; from there on the more it costs, up to 12, the longer they wait until `alpha` lets them in. A
+  source whose labels are wrong systematically is then kept out until its examples are told apart.
 
   Args:
     config: of the run.
@@ -79,8 +79,8 @@ def _try(config, task, given):
   gain = accuracy["joint"] - accuracy["target_only"]
   init = float(np.clip(0.5 + _SLOPE / config.alpha.gain * np.clip(gain, _WORST, _BEST), 0.0, 1.0))
   _LOGGER.info(
-    "trial of %d epochs, on %d clean images: %.1f %% from the target alone, %.1f %% with the source; so alpha starts at "
-    "%.3f",
+    "trial of %d epochs, on %d clean images: %.1f %% from the target alone, %.1f %% with the source; so alpha starts "
+    "at %.3f",
     config.alpha.trial_epochs, len(held_out.test["label"]), 100 * accuracy["target_only"], 100 * accuracy["joint"],
     init,
   )  # fmt: skip
