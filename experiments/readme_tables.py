@@ -10,10 +10,22 @@ between two lines:
 import pathlib
 import re
 
-from experiments import figure1, figure2, human_noise, runs, svhn_instances, table1, table2, tables, unlabelled
+from experiments import (
+  figure1,
+  figure2,
+  human_noise,
+  noise_kinds,
+  runs,
+  svhn_instances,
+  table1,
+  table2,
+  tables,
+  unlabelled,
+)
 
 EXPERIMENTS = tuple(
-  module.EXPERIMENT for module in (figure1, table1, figure2, table2, svhn_instances, unlabelled, human_noise)
+  module.EXPERIMENT
+  for module in (figure1, table1, figure2, table2, svhn_instances, unlabelled, human_noise, noise_kinds)
 )
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = (_ROOT / "README.md", _ROOT / "docs" / "results.md")
