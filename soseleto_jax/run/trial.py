@@ -20,9 +20,9 @@ from soseleto_jax.run.trainer import Experiment
 _LOGGER = logging.getLogger(__name__)
 _FILE = "trial.json"
 
-# How weights before training follow from the gain in accuracy: 1/2 at none, in proportion, as small ones may be chance.
-_SLOPE = 8.0
-_WORST, _BEST = -0.12, 0.05  # gains beyond count as these
+# Gains in accuracy by the source, and how far from 1/2 the first weight then is, with the rest in proportion, as small
+# gains may be chance. A weight outside of [0, 1] is clipped, but is longer in coming or going.
+_GAINS, _FROM_HALF = (-0.12, 0.0, 0.05), (-0.96, 0.0, 0.8)
 _LEAST = 0.1  # of burn-in, in which a weight of 0 would learn nothing of the source
 
 
@@ -38,9 +38,9 @@ def with_start(
 
   For a few epochs one network learns from the target alone and one from source and target alike. Both are then tried
   on the validation images or, where there are none, on a third of the target's, held back from both. Source examples
-  start with a weight of 1/2 where both networks are as good, 0.9 where the source gains 5 points or more, and 0 where
-  it costs 6 or more; from there on the more it costs, up to 12, the longer they wait until `alpha` lets them in. A
-  source whose labels are wrong systematically is then kept out until its examples are told apart.
+  start with a weight of 1/2 where both networks are as good, of 1 where the source gains 3 points or more, and of 0
+  where it costs 6 or more; from there on the more it costs, up to 12, the longer they wait until `alpha` lets them
+  in. A source whose labels are wrong systematically is then kept out until its examples are told apart.
 
   Args:
     config: of the run.
@@ -77,7 +77,7 @@ def _try(config, task, given):
     return {"alpha_init": 0.5}
   accuracy = {method: _accuracy(config, held_out, given, method) for method in ("target_only", "joint")}
   gain = accuracy["joint"] - accuracy["target_only"]
-  init = float(np.clip(0.5 + _SLOPE / config.alpha.gain * np.clip(gain, _WORST, _BEST), 0.0, 1.0))
+  init = float(np.clip(0.5 + np.interp(gain, _GAINS, _FROM_HALF) / config.alpha.gain, 0.0, 1.0))
   _LOGGER.info(
     "trial of %d epochs, on %d clean images: %.1f %% from the target alone, %.1f %% with the source; so alpha starts "
     "at %.3f",

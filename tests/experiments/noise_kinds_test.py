@@ -99,3 +99,14 @@ def test_cells(tmp_path):
   )
   assert "| SOSELETO | 0.900 ± 0.000 (2) | 0.910" in auc and "| SOSELETO, published rule | not run" in auc
   assert "| source and target jointly | +15.0 [-48.5, 78.5] (2) | +15.0" in paired and "| SOSELETO |" not in paired
+
+
+@pytest.mark.parametrize("protocol", runs.PROTOCOLS)
+def test_committed_records_count(protocol):
+  """Hours of computing stand in them: what they were trained by is what would train them today."""
+  path = runs.RESULTS / "noise_kinds.jsonl"
+
+  def names(records):
+    return {(record["method"], *record["conditions"].values(), record["config"]["seed"]) for record in records}
+
+  assert names(runs.records_of(noise_kinds.EXPERIMENT, protocol, path)) == names(runs.read_records(path, protocol))

@@ -43,8 +43,9 @@ def answers(monkeypatch):
     (0.9, 0.85, 0.4, 0.1),
     (0.9, 0.875, 0.45, 0.3),
     (0.9, 0.9, 0.5, 0.5),
-    (0.4, 0.425, 0.55, 0.7),
-    (0.3, 0.9, 0.6, 0.9),
+    (0.4, 0.425, 0.6, 0.9),
+    (0.4, 0.45, 0.7, 1.0),
+    (0.3, 0.9, 0.7, 1.0),
   ],
 )
 def test_the_start_follows_from_the_difference(tmp_path, answers, target_only, joint, init, weight):
@@ -69,7 +70,7 @@ def test_a_run_goes_on_with_the_answer_it_started_with(tmp_path, answers):
   tried = answers(target_only=0.1, joint=0.6)
   assert trial.with_start(config(), runs.make_task(), Given(), tmp_path, resumes=True) == first and not tried
   again, _ = trial.with_start(config(), runs.make_task(), Given(), tmp_path, resumes=False)
-  assert again.alpha.burn_in_weight == pytest.approx(0.9)
+  assert again.alpha.burn_in_weight == 1.0
 
 
 def test_an_answer_that_was_lost_is_found_again(tmp_path, answers):
