@@ -10,8 +10,9 @@ known too, for analysis alone. TFDS prepares the set `cifar10_n` from files that
 says which.
 
 `python -m experiments.human_noise`, `small`, seeds 0 to 2, last epoch, 6 minutes a run on one CPU core:
-`symmetric,joint` test 57.9 +- 0.5 %, AUC of 1 - alpha 0.800 +- 0.003 (cleanlab's label quality: 0.764 +- 0.012); confident learning test 56.0
-+- 0.6, method=joint 55.5 +- 1.2, source_only 53.3 +- 0.8. Not run: `full`, the other labels.
+`symmetric,joint` test 57.9 +- 0.5 %, AUC of 1 - alpha 0.800 +- 0.003 (cleanlab's label quality: 0.764 +- 0.012);
+confident learning test 56.0 +- 0.6, method=joint 55.5 +- 1.2, source_only 53.3 +- 0.8. Not run: `full`, the other
+labels.
 
 Arguments:
   labels: wrong among all 50,000: worse_label 40.2 %, aggre_label 9.0 %, random_label1 17.2 %, random_label2 18.1 %,

@@ -62,7 +62,8 @@ def fields(x):
   """Images of 16 x 16 x 3 of which every field of 2 x 2 has a mean of one row of x `[N, 64 * 3]`."""
   x = x.reshape(-1, 8, 8, 3).repeat(2, axis=1).repeat(2, axis=2)
   checkered = np.indices((16, 16)).sum(axis=0)[:, :, None] % 2 * 2 - 1
-  return x + 100 * checkered  # of mean 0 in every field
+  size = np.arange(len(x)).reshape(-1, 1, 1, 1)
+  return x + size * checkered  # of mean 0 in every field
 
 
 def weak(kind=np.asarray, rate=1.0, num_images=40, seed=0):
