@@ -7,8 +7,8 @@ scikit-learn's 1,797 digits of 8x8 pixels: 1,137 as source, 30 % of them mislabe
 examples of each class as target, 200 clean ones for validation, 360 for the test. A perceptron with one hidden layer.
 Settings were chosen by accuracy and by the AUC of alpha, on seeds 100 to 105 (docs/lab_notes.md).
 
-Seed 0, last epoch, seconds on two CPU cores: test 95.0 %, AUC of 1 - alpha 0.996; method=source_only 87.8 %. Other kinds
-of wrong labels, other methods, five seeds: `python -m experiments.noise_kinds`.
+Seed 0, last epoch, seconds on two CPU cores: test 95.0 %, AUC of 1 - alpha 0.996; method=source_only 87.8 %. Other
+kinds of wrong labels, other methods, five seeds: `python -m experiments.noise_kinds`.
 
 Arguments:
   kind: how labels are wrong: `symmetric`, drawn at random; `asymmetric`, each digit taken for the next; `instance`, as

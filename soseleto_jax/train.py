@@ -69,8 +69,8 @@ def train_and_evaluate(
 
   Args:
     config: the fields of `soseleto_jax.config.default_config`.
-    workdir: the run's folder: config.json, metrics.jsonl, TensorBoard events, checkpoints, source_weights.csv,
-      figures, report.html and summary.json.
+    workdir: the run's folder: config.json, trial.json where `alpha.trial_epochs` asks for one, metrics.jsonl,
+      TensorBoard events, checkpoints, source_weights.csv, figures, report.html and summary.json.
     task: the data; None takes what `config.data` describes.
     network: a Flax module, Linen or NNX, from inputs float32 `[B, ...]` to features `[B, F]`, which get classifiers; or
       a whole network as an object with `init(key, x) -> params` and `apply(params, x) -> logits`.
@@ -103,14 +103,16 @@ def train_and_evaluate(
     digest = fingerprint.of_task(task)
     if jax.process_count() > 1:
       _check_processes(config, digest)
-    checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=task.num_source)
+    experiment = Experiment(config, task, given)
+    checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source)
     with failed_writes(lambda: checkpoints.latest_step):
       with checkpoints:
         _write_config(workdir / "config.json", config, given, checkpoints)
         start: dict[str, Any] = {}
         if trial.is_wanted(config, given):
+          del experiment  # and with it what the devices hold: it has shown that config and data can be used
           config, start = trial.with_start(config, task, given, workdir, checkpoints.latest_step is not None)
-        experiment = Experiment(config, task, given)
+          experiment = Experiment(config, task, given)
         state, window = _resume(experiment, digest, checkpoints, workdir)
         with _writer(workdir, checkpoints.latest_step) as writer:
           state = loop.train(experiment, state, window, writer, checkpoints)

@@ -111,12 +111,13 @@ def _other_of_pair(pairs, num_classes: int) -> np.ndarray:
   """Returns int32 `[K]`: the class that each is taken for, -1 where it has no pair."""
   other = np.full(num_classes, -1, np.int32)
   for pair in pairs:
-    if len(pair) != 2 or not all(0 <= c < num_classes for c in pair) or pair[0] == pair[1] or other[pair[0]] >= 0:
+    known = np.shape(pair) == (2,) and all(c in range(num_classes) for c in pair)
+    if not known or pair[0] == pair[1] or other[int(pair[0])] >= 0:
       raise ValueError(
-        f"noise_pairs has {tuple(pair)}; give (class, the class that it is taken for), two of 0..{num_classes - 1}, "
+        f"noise_pairs has {pair}; give (class, the class that it is taken for), two of 0..{num_classes - 1}, "
         "each class first once"
       )
-    other[pair[0]] = pair[1]
+    other[int(pair[0])] = pair[1]
   if not len(pairs):
     raise ValueError("noise_pairs=() but noise='asymmetric' needs pairs, such as ((3, 5), (5, 3))")
   return other

@@ -6,7 +6,6 @@ import logging
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -15,6 +14,7 @@ from soseleto_jax.data.task import Task
 from soseleto_jax.report import writers
 from soseleto_jax.run import processes
 from soseleto_jax.run.given import Given
+from soseleto_jax.run.progress import Progress
 from soseleto_jax.run.trainer import Experiment
 
 _LOGGER = logging.getLogger(__name__)
@@ -109,7 +109,10 @@ def _accuracy(config, task, given, method):
   config.target_batch_size = min(config.target_batch_size, len(task.target["label"]))
   experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()))
   state, step = experiment.place(experiment.initial_state()), 0
-  while step < experiment.num_steps:
-    state, count, _ = experiment.advance(state, step, experiment.num_steps)
-    step += count
-  return jax.block_until_ready(experiment.evaluate(state))["test_accuracy"]
+  _LOGGER.info("trial by %s: %d steps", method, experiment.num_steps)
+  with Progress(experiment.num_steps, step) as progress:
+    while step < experiment.num_steps:
+      state, count, metrics = experiment.advance(state, step, experiment.num_steps)
+      step += count
+      progress.advance(step, {name: float(values[-1]) for name, values in metrics.items()})
+  return experiment.evaluate(state)["test_accuracy"]

@@ -223,6 +223,7 @@ def test_wrong_arguments(kind, rate, matrix, message):
     (((0, 3),), r"noise_pairs has \(0, 3\)"),
     (((0, 1), (0, 2)), r"noise_pairs has \(0, 2\)"),
     (((1, 1),), r"noise_pairs has \(1, 1\)"),
+    ((1, 2), "noise_pairs has 1"),
     (((1, 2, 0),), r"noise_pairs has \(1, 2, 0\)"),
   ],
 )
