@@ -141,3 +141,10 @@ def test_the_trial_sees_no_test_image(tmp_path):
   other = dataclasses.replace(task, test=task.test | {"label": (task.test["label"] + 1) % runs.CLASSES})
   answers = [trial.with_start(config(), data, Given(), tmp_path, resumes=False)[1] for data in (task, other)]
   assert answers[0] == answers[1]
+
+
+def test_what_cannot_be_trained_is_refused_before_the_trial(tmp_path, monkeypatch):
+  monkeypatch.setattr(trial, "_try", lambda *_: pytest.fail("nothing is tried"))
+  with pytest.raises(ValueError, match="config.alpha.params names 'no_layer'"):
+    train_and_evaluate(config(alpha__params=("no_layer",)), tmp_path / "run", runs.make_task())
+  assert not (tmp_path / "run").exists()
