@@ -42,7 +42,7 @@ def read(alpha, index, mask, axis_name=None):
 
   Args:
     alpha: float32 `[N]`, or this device's shard `[N / D]`.
-    index: int32 `[B]`, global rows.
+    index: integers `[B]`, global rows.
     mask: bool `[B]`, False for padding of the batch.
     axis_name: the mapped axis that `alpha` is split over, or None.
 
@@ -52,9 +52,13 @@ def read(alpha, index, mask, axis_name=None):
       is treated as padding (JAX itself would wrap a negative index and clamp a large one).
     rows: `Rows`, for `add_and_clip`.
   """
+  if not jnp.issubdtype(index.dtype, jnp.integer) or index.shape != mask.shape:
+    raise ValueError(f"batch['index'] has dtype {index.dtype}, shape {index.shape}: it holds integers {mask.shape}")
   num_rows = alpha.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+  if index.dtype.itemsize < 4:  # which cannot hold num_rows
+    index = index.astype(jnp.int32)
   valid = mask & (index >= 0) & (index < num_rows)
-  local = jnp.where(valid, index, num_rows)
+  local = jnp.where(valid, index, num_rows).astype(jnp.int32)
   if axis_name is not None:
     local = jax.lax.all_gather(local, axis_name, tiled=True) - jax.lax.axis_index(axis_name) * alpha.shape[0]
     local = jnp.where((local >= 0) & (local < alpha.shape[0]), local, alpha.shape[0])

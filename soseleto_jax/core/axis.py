@@ -34,10 +34,21 @@ def step_key(seed: jax.Array, step: jax.Array, axis_name: AxisName) -> jax.Array
 
 
 def mean_state(tree: Any, axis_name: AxisName) -> Any:
-  """Means over the devices in each leaf's own dtype: a counter of steps stays an integer."""
+  """One state of all devices': means of numbers with a fraction; of counters, flags and keys, the first device's."""
   if axis_name is None:
     return tree
-  return jax.tree.map(lambda leaf: jax.lax.pmean(leaf, axis_name).astype(leaf.dtype), tree)
+
+  def merge(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(merge(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+      return jax.lax.pmean(leaf, axis_name).astype(leaf.dtype)
+    if leaf.dtype == bool:
+      return merge(leaf.astype(jnp.int32)).astype(bool)
+    is_first = jax.lax.axis_index(axis_name) == 0
+    return jax.lax.psum(jnp.where(is_first, leaf, 0), axis_name)
+
+  return jax.tree.map(merge, tree)
 
 
 def varying(tree: Any, axis_name: AxisName) -> Any:

@@ -38,9 +38,18 @@ def batch_size_of(batch: Any) -> int:
 
 
 def mask_of(batch: Batch) -> jax.Array:
-  """Returns the batch's "mask", bool `[B]`: all True where it has none."""
+  """Returns the batch's "mask", bool `[B]`: all True where it has none.
+
+  Raises:
+    ValueError: a mask of another dtype, whose values would weigh, or another shape.
+  """
   size = batch_size_of(batch)
-  return batch["mask"] if "mask" in batch else jnp.ones(size, bool)
+  if "mask" not in batch:
+    return jnp.ones(size, bool)
+  mask = batch["mask"]
+  if mask.dtype != bool or mask.shape != (size,):
+    raise ValueError(f"batch['mask'] has dtype {mask.dtype}, shape {mask.shape}: it is bool ({size},)")
+  return mask
 
 
 def check_losses(losses: jax.Array, batch_size: int, name: str) -> None:

@@ -109,3 +109,24 @@ def test_many_repeats_of_one_row(shards):
 def test_deltas_of_another_dtype_leave_alpha_float32():
   alpha, weights = jax.eval_shape(_update, ALPHA, INDEX, MASK, DELTA.astype(jnp.bfloat16))
   assert alpha.dtype == weights.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "uint32"])
+@SHARDS
+def test_integers_of_any_size_name_the_same_rows(shards, dtype):
+  """Also where they cannot hold the number of rows, by which masked ones are set aside."""
+  alpha = np.linspace(0, 1, 300, dtype=np.float32)
+  index = np.array([120, 121, 122, 123, 0, 44, 1, 127], dtype)
+  mask = np.array([1, 1, 1, 1, 1, 0, 1, 1], bool)
+  delta = np.full(8, 0.25, np.float32)
+  found = _over_shards(_update, shards)(alpha, index, mask, delta)
+  expected = _over_shards(_update, shards)(alpha, index.astype(np.int32), mask, delta)
+  problems.assert_same_bits(found, expected)
+  untouched = np.delete(np.arange(300), index[mask])
+  problems.assert_same_bits(np.asarray(found[0])[untouched], alpha[untouched])
+
+
+@pytest.mark.parametrize("index, message", [(INDEX.astype(np.float32), "float32"), (INDEX[:5], r"shape \(5,\)")])
+def test_an_index_is_integers_of_each_row(index, message):
+  with pytest.raises(ValueError, match=message):
+    alpha_lib.read(ALPHA, index, MASK)

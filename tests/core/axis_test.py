@@ -88,3 +88,29 @@ def test_varying_is_nothing_elsewhere():
   tree = {"w": np.float32([1, 2, 3])}
   assert axis.varying(tree, None) is tree
   problems.assert_same_bits(_over_axis(axis.varying, tree), tree)
+
+
+def test_counters_flags_and_keys_are_the_first_device_s_to_the_last_bit():
+  """Of numbers that float32 cannot hold, under `jax.shard_map` with its check that all devices agree."""
+  mesh = Mesh(np.asarray(jax.devices("cpu")[:DEVICES]), ("data",), axis_types=(AxisType.Auto,))
+  counters = np.uint32(3_000_000_001) + np.arange(DEVICES, dtype=np.uint32)
+  tree = {
+    "counter": np.int32(20_000_001) + np.arange(DEVICES, dtype=np.int32),
+    "unsigned": counters,
+    "small": np.arange(DEVICES, dtype=np.uint8) + np.uint8(7),
+    "flag": np.arange(DEVICES) == 0,
+    "raw": np.stack([np.zeros(DEVICES, np.uint32), 123_456_789 + np.arange(DEVICES, dtype=np.uint32)], axis=1),
+    "key": jax.random.split(jax.random.key(3), DEVICES),
+    "number": np.arange(DEVICES, dtype=np.float32),
+  }
+
+  def merged(tree):
+    return axis.mean_state(jax.tree.map(lambda leaf: leaf[0], tree), "data")
+
+  split, whole = jax.P("data"), jax.P()
+  found = problems.jit(jax.shard_map(merged, mesh=mesh, in_specs=split, out_specs=whole))(tree)
+  assert found.pop("number") == (DEVICES - 1) / 2
+  problems.assert_same_bits(jax.random.key_data(found.pop("key")), jax.random.key_data(tree.pop("key")[0]))
+  for name, leaf in found.items():
+    assert leaf.dtype == tree[name].dtype
+    np.testing.assert_array_equal(leaf, tree[name][0])

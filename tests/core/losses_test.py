@@ -79,3 +79,12 @@ def test_summed():
   assert twice(1, BATCH, KEY).tolist() == [12, 56, 132]
   values, model_state = losses.summed(with_state, lambda *args: (with_state(*args)[0], "another"))(1, BATCH, KEY, 10)
   assert values.tolist() == [60, 140, 220] and model_state == 11
+
+
+@pytest.mark.parametrize(
+  "mask", [np.full(3, 0.5, np.float32), np.ones(3, np.int32), np.ones((3, 1), bool)], ids=["floats", "ints", "column"]
+)
+def test_a_mask_is_one_bool_for_each_row(mask):
+  """Floats would weigh: 0.5 everywhere doubles a mean."""
+  with pytest.raises(ValueError, match=r"batch\['mask'\] has dtype .* it is bool \(3,\)"):
+    losses.mask_of({"x": np.ones((3, 2)), "mask": mask})
