@@ -139,6 +139,7 @@ METHODS = {
   "soseleto_symmetric": Method("SOSELETO, for symmetric noise", method="soseleto", train=train),
   BEST: Method("SOSELETO", train=train),
 }
+SHORT = ("source_only", "target_only", "joint", "confident_learning", BEST)
 DETECTORS = ("confident_learning", "soseleto_paper", "soseleto_symmetric", BEST)
 
 
@@ -167,8 +168,20 @@ def differences(records: Sequence[runs.Record], columns: Sequence[Mapping[str, A
   return [[method.title, *(cell(name, at) for at in columns)] for name, method in METHODS.items() if name != BEST]
 
 
+def in_short(records: Sequence[runs.Record], columns: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+  """Returns a row for each of SHORT: the mean accuracy in %, and that of the area where it is a detector's."""
+
+  def cell(name, at):
+    accuracy, auc = (tables.by_seed(records, name, at, metric) for metric in ("test_accuracy", "auc"))
+    if accuracy.empty:
+      return tables.NOT_RUN
+    return f"{100 * accuracy.mean():.1f}" + (f"/{auc.mean():.3f}" if name in DETECTORS else "")
+
+  return [[METHODS[name].title, *(cell(name, at) for at in columns)] for name in SHORT]
+
+
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
-  """Writes noise_kinds_PROTOCOL.md: of each set accuracies, differences and areas under the ROC curve."""
+  """Writes noise_kinds_PROTOCOL.md: of each set a short table, accuracies, areas and differences."""
   parts = []
   for data, columns in COLUMNS.items():
     if not any(record["conditions"]["data"] == data for record in records):
@@ -178,6 +191,11 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
     detectors = {name: METHODS[name] for name in DETECTORS}
     wrong = tables.rows({BEST: Method("wrong labels, %")}, records, at, "wrong_fraction")
     parts += [
+      (
+        f"{_TITLES[data]}: test accuracy in %, and after a stroke the area under the ROC curve of 1 - α, or of "
+        "cleanlab's score, as detector of wrong labels; means over seeds",
+        tables.markdown(header, in_short(records, at)),
+      ),
       (
         f"{_TITLES[data]}: test accuracy in %, last epoch, mean ± sd over seeds (how many)",
         tables.markdown(header, tables.rows(METHODS, records, at, "test_accuracy") + wrong),

@@ -91,7 +91,9 @@ def test_cells(tmp_path):
   noise_kinds.render("small", runs.records_of(noise_kinds.EXPERIMENT, "small", path), tmp_path)
   text = (tmp_path / "noise_kinds_small.md").read_text(encoding="utf-8")
   assert "CIFAR" not in text
-  accuracy, auc, paired = text.split(":\n\n")[1:]
+  short, accuracy, auc, paired = text.split(":\n\n")[1:]
+  assert "| SOSELETO | 65.0/0.900 | 66.0/0.910 | 67.0/0.920" in short
+  assert "| source and target jointly | 50.0 | 51.0" in short
   assert "| SOSELETO | 65.0 ± 7.1 (2) | 66.0 ± 7.1 (2) | 67.0" in accuracy
   assert "| wrong labels, % | 30.0 ± 0.0 (2) |" in accuracy
   assert (
