@@ -110,9 +110,10 @@ def train_and_evaluate(
         _write_config(workdir / "config.json", config, given, checkpoints)
         start: dict[str, Any] = {}
         if trial.is_wanted(config, given):
+          setup = experiment.setup
           del experiment  # and with it what the devices hold: it has shown that config and data can be used
-          config, start = trial.with_start(config, task, given, workdir, checkpoints.latest_step is not None)
-          experiment = Experiment(config, task, given)
+          config, start = trial.with_start(setup, given, workdir, checkpoints.latest_step is not None)
+          experiment = Experiment(config, task, given, like=setup)
         state, window = _resume(experiment, digest, checkpoints, workdir)
         with _writer(workdir, checkpoints.latest_step) as writer:
           state = loop.train(experiment, state, window, writer, checkpoints)

@@ -39,13 +39,21 @@ class Experiment:
   """A config with its task, on a mesh of all devices.
 
   Attributes:
+    setup: what the method was made for.
     method: how it is trained.
     num_steps: steps of all phases.
     steps_per_epoch: steps of one pass over the source.
   """
 
-  def __init__(self, config: ConfigDict, task: Task, given: Given | None = None):
-    """Builds the network and puts the data on the devices; compiles nothing yet."""
+  def __init__(self, config: ConfigDict, task: Task, given: Given | None = None, like: Setup | None = None):
+    """Builds the network and puts the data on the devices; compiles nothing of the steps yet.
+
+    Args:
+      config: the experiment.
+      task: its data.
+      given: what the caller gave in place of what the config names.
+      like: of another experiment with the same network and seed, which is then not built and initialized again.
+    """
     given = Given() if given is None else given
     _check_fit(config, task)
     self.config, self.task = config, task
@@ -57,13 +65,13 @@ class Experiment:
     self._samplers: dict[str, EpochSampler | TargetSampler] = {"source": source, "target": target}
     self._preparations = make_preparations(task, config.augment, given.augment)
     self.steps_per_epoch = source.steps_per_epoch
-    self._setup = self._make_setup(given)
-    self.method = make_method(self._setup, given.method)
+    self.setup = self._make_setup(given, like)
+    self.method = make_method(self.setup, given.method)
     self.num_steps = self.method.num_steps
     self._steps = {phase: self._careful(phase.step) for phase in self.method.phases}
 
     self._evaluator = Evaluator(
-      self.method.predict or predict_fn(self._setup.network, head=self._setup.head("target")),
+      self.method.predict or predict_fn(self.setup.network, head=self.setup.head("target")),
       task.target_normalization,
       config.eval_batch_size,
       self._mesh,
@@ -80,8 +88,12 @@ class Experiment:
     # A dispatch's metrics are read once the next one is on its way.
     self._fed: collections.deque[Any] = collections.deque(maxlen=2)
 
-  def _make_setup(self, given):
+  def _make_setup(self, given, like):
     config, task = self.config, self.task
+    if like is not None:
+      params, model_state = jax.tree.map(jnp.copy, (like.params, like.model_state))  # training donates its state
+      own = {"steps_per_epoch": self.steps_per_epoch, "preparations": self._preparations}
+      return dataclasses.replace(like, config=config, task=task, params=params, model_state=model_state, **own)
     classes = {"source": task.num_source_classes, "target": task.num_target_classes}
     num_classes = task.num_target_classes if task.shared_classes else classes
     if given.network is None:
@@ -117,11 +129,11 @@ class Experiment:
   def initial_state(self) -> TrainState:
     """Returns the state at step 0, on one device."""
     return init_train_state(
-      self.method.init(self._setup.params),
+      self.method.init(self.setup.params),
       self.method.phases[0].step.optimizer,
       self.task.num_source,
       alpha_init=self.method.alpha_init,
-      model_state=self._setup.model_state,
+      model_state=self.setup.model_state,
       seed=self.config.seed,
     )
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from soseleto_jax.data import lazy
 from soseleto_jax.data.task import Task
+from soseleto_jax.methods.base import Setup
 from soseleto_jax.report import writers
 from soseleto_jax.run import processes
 from soseleto_jax.run.given import Given
@@ -31,9 +32,7 @@ def is_wanted(config: ConfigDict, given: Given) -> bool:
   return config.method == "soseleto" and given.method is None and config.alpha.trial_epochs > 0
 
 
-def with_start(
-  config: ConfigDict, task: Task, given: Given, workdir: pathlib.Path, resumes: bool
-) -> tuple[ConfigDict, dict[str, Any]]:
+def with_start(setup: Setup, given: Given, workdir: pathlib.Path, resumes: bool) -> tuple[ConfigDict, dict[str, Any]]:
   """Returns the config with `alpha.init` and `alpha.burn_in_weight` from a trial.
 
   For a few epochs one network learns from the target alone and one from source and target alike. Both are then tried
@@ -43,8 +42,7 @@ def with_start(
   in. A source whose labels are wrong systematically is then kept out until its examples are told apart.
 
   Args:
-    config: of the run.
-    task: its data.
+    setup: of the run's experiment.
     given: what the caller gave it.
     workdir: its folder, where trial.json keeps the answer.
     resumes: whether the run goes on from a checkpoint, and with the answer that it started with.
@@ -54,10 +52,10 @@ def with_start(
   """
   found = _read(workdir / _FILE) if resumes else None
   if found is None:
-    found = _try(config, task, given)
+    found = _try(setup, given)
     if processes.is_main():
       writers.write_json(workdir / _FILE, found)
-  config = config.copy_and_resolve_references()
+  config = setup.config.copy_and_resolve_references()
   config.alpha.init = init = found["alpha_init"]
   config.alpha.burn_in_weight = float(np.clip(0.5 + config.alpha.gain * (init - 0.5), _LEAST, 1.0))
   return config, found
@@ -70,12 +68,12 @@ def _read(path):
     return None
 
 
-def _try(config, task, given):
-  held_out = _hold_out(task)
+def _try(setup, given):
+  config, held_out = setup.config, _hold_out(setup.task)
   if held_out is None:
     _LOGGER.warning("no trial: no clean images to try on; take num_validation of them, or 3 a class for the target")
     return {"alpha_init": 0.5}
-  accuracy = {method: _accuracy(config, held_out, given, method) for method in ("target_only", "joint")}
+  accuracy = {method: _accuracy(setup, held_out, given, method) for method in ("target_only", "joint")}
   gain = accuracy["joint"] - accuracy["target_only"]
   init = float(np.clip(0.5 + np.interp(gain, _GAINS, _FROM_HALF) / config.alpha.gain, 0.0, 1.0))
   _LOGGER.info(
@@ -102,12 +100,12 @@ def _hold_out(task: Task) -> Task | None:
   return dataclasses.replace(task, target=kept, test=tried)
 
 
-def _accuracy(config, task, given, method):
+def _accuracy(setup, task, given, method):
   """Trains by another method for the trial's epochs; returns the accuracy on the test set."""
-  config = config.copy_and_resolve_references()
+  config = setup.config.copy_and_resolve_references()
   config.update(method=method, num_epochs=min(config.alpha.trial_epochs, config.num_epochs))
   config.target_batch_size = min(config.target_batch_size, len(task.target["label"]))
-  experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()))
+  experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()), like=setup)
   state, step = experiment.place(experiment.initial_state()), 0
   _LOGGER.info("trial by %s: %d steps", method, experiment.num_steps)
   with Progress(experiment.num_steps, step) as progress:
