@@ -57,19 +57,19 @@ def get_config(argument=None):
   if arg.small:
     config.eval_every_epochs = config.checkpoint_every_epochs = 3.0
   config.optimizer.update(learning_rate=0.02, weight_decay=4e-4, schedule="steps", drop_epochs=(15,))
-  burn_in_epochs = 1.0 if arg.runlocal else 10.0
-  sharp = dict(burn_in_epochs=burn_in_epochs, target_loss="margin", direction="orthogonal")
+  sharp = dict(target_loss="margin", direction="orthogonal", params=("classifier",))
+  sharp["burn_in_epochs"] = 1.0 if arg.runlocal else 10.0
   if arg.paper:
     config.target_batch_size = 32
-    config.alpha.update(init=0.5, step_size=0.01)
+    config.alpha.step_size = 0.01
   elif arg.symmetric:
     config.target_batch_size = 250
     config.target_balanced = True
     transforms = ("center_by_class", "residual_normalize", "scale_by_std")
-    config.alpha.update(**sharp, step_size=0.06, params=("classifier",), transforms=transforms)
+    config.alpha.update(**sharp, step_size=0.06, transforms=transforms)
   else:
     transforms = ("residual_normalize", "scale_by_std", "add_agreement")
-    config.alpha.update(**sharp, step_size=0.0125, gain=8.0, params=("classifier",), transforms=transforms)
+    config.alpha.update(**sharp, step_size=0.0125, gain=8.0, transforms=transforms)
     config.alpha.trial_epochs = 1 if arg.runlocal else 3
   if arg.joint or not (arg.paper or arg.symmetric):
     config.target_batch_size = 100

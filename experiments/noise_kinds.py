@@ -21,7 +21,6 @@ from scipy import stats
 
 from configs import cifar10n, cifar_noise, digits_noise
 from experiments import runs, table1, tables
-from experiments.confident_learning import confident_learning
 from experiments.tables import Method
 from experiments.unlabelled import predict
 from soseleto_jax.config import default_config
@@ -77,18 +76,18 @@ def _settings(name, data, labels):
 
 
 def _config(data: str, labels: str, name: str, protocol: str, seed: int) -> ConfigDict:
-  known = "" if labels in ("network", "worse_label", "aggre_label") else labels
-  switches = {"soseleto_paper": ["paper"], "soseleto_symmetric": ["symmetric"]}.get(name, [])
-  if data == "digits":
-    config = digits_noise.get_config(",".join(filter(None, [known, *switches])))
-  else:
-    if switches == ["symmetric"]:  # as it is in Table 1, as are the other methods
-      switches = ["symmetric", "joint"]
-    elif not name.startswith("soseleto"):
-      switches = ["symmetric"]
-    module = cifar10n if labels.endswith("_label") else cifar_noise
-    given = f"labels={labels}" if labels.endswith("_label") else known
-    config = module.get_config(",".join(filter(None, [given, "small" * (protocol == "small"), *switches])))
+  arguments, module = [labels], digits_noise if data == "digits" else cifar_noise
+  if labels == "network":
+    arguments = []
+  elif labels.endswith("_label"):
+    arguments, module = [f"labels={labels}"], cifar10n
+  if name == "soseleto_paper":
+    arguments.append("paper")
+  elif name != BEST and (data == "cifar10" or name == "soseleto_symmetric"):  # as in Table 1
+    arguments.append("symmetric")
+  if data == "cifar10":
+    arguments += ["joint"] * (name == "soseleto_symmetric") + ["small"] * (protocol == "small")
+  config = module.get_config(",".join(arguments))
   if labels == "network":
     config.data.source.update(noise="none", noise_rate=0.0)
   config.seed = seed
@@ -107,15 +106,14 @@ def train(
     workdir: the run's folder.
     labels_of_network: the source has the labels that a network trained on the target alone gives, with the target's
       batches, for as many steps.
-    **folds: of `confident_learning`.
+    **folds: of `table1.train_confident_learning`.
   """
   task = runs.task_of(config)
   if labels_of_network:
     name = f"labels-{config.data.target.dataset}-seed={config.seed}"  # the same for every method
     task = _labelled_by_network(config, workdir.parent / name, task)
   if folds:
-    pruned = confident_learning(config, workdir, task, **folds)
-    return runs.recorded_metrics(pruned.result, task.source) | pruned.summary
+    return table1.train_confident_learning(config, workdir, task, **folds)
   return runs.recorded_metrics(train_and_evaluate(config, workdir, task), task.source)
 
 

@@ -14,14 +14,18 @@ from configs import cifar_noise
 from experiments import runs, tables
 from experiments.confident_learning import confident_learning
 from experiments.tables import Method
+from soseleto_jax.data.task import Task
 
 NOISE = (0.3, 0.4, 0.5)
 MAIN = ("source_only", "noise_layer", "soseleto_joint")
 
 
-def _confident_learning(config, workdir, **settings):
-  task = runs.task_of(config)
-  pruned = confident_learning(config, workdir, task, **settings)
+def train_confident_learning(
+  config: ConfigDict, workdir: pathlib.Path, task: Task | None = None, **folds: Any
+) -> dict[str, Any]:
+  """Trains by `confident_learning`, in a run's folder, and returns what to record; None takes the config's data."""
+  task = runs.task_of(config) if task is None else task
+  pruned = confident_learning(config, workdir, task, **folds)
   return runs.recorded_metrics(pruned.result, task.source) | pruned.summary
 
 
@@ -40,7 +44,7 @@ METHODS = {
   "confident_learning": Method(
     "confident learning (Northcutt et al. 2021)",
     method="joint",  # by which the network is trained again
-    train=_confident_learning,
+    train=train_confident_learning,
     settings={"num_folds": 3, "fold_epochs": 9},
   ),
 }

@@ -33,7 +33,7 @@ def read_batch(alpha, batch, axis_name=None):
     ValueError: the batch has no "index".
   """
   if "index" not in batch:
-    raise ValueError(f"source batch with keys {sorted(batch)}: it needs 'index', int32 [B], the rows of alpha")
+    raise ValueError(f"source batch with keys {sorted(batch)}: it needs 'index', integers [B], the rows of alpha")
   return read(alpha, batch["index"], mask_of(batch), axis_name)
 
 

@@ -126,12 +126,12 @@ def make_train_step(
 
   Returns:
     `step(state, source_batch, target_batch) -> (state, metrics)`, a pure function, as a `Step`. `source_batch` is a
-    mapping with "index", int32 `[B]`, the rows of `alpha`; both batches may hold "mask", bool; the rest is the losses'
-    own, each array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss" (weighted,
-    with the weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its update),
-    "alignment_mean" (of q as it updates `alpha`), "grad_norm" (of g), "target_grad_norm" (of g_t over the leaves that
-    it is needed for). After the step, `model_state` is what the source loss returned; the target loss reads the one
-    before.
+    mapping with "index", integers `[B]`, the rows of `alpha`; both batches may hold "mask", bool; the rest is the
+    losses' own, each array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss"
+    (weighted, with the weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its
+    update), "alignment_mean" (of q as it updates `alpha`), "grad_norm" (of g), "target_grad_norm" (of g_t over the
+    leaves that it is needed for). After the step, `model_state` is what the source loss returned; the target loss
+    reads the one before.
 
   Raises:
     ValueError: when traced, for losses that are not one per example, "vmap_grad" with a `model_state`, a missing

@@ -71,26 +71,24 @@ def corrupt(
     raise ValueError(f"noise_rate={rate} is outside [0, 1]; give the fraction of labels to change")
 
   order = draws.permutation(len(labels), seed, "noise", "chosen")
-  if kind == "asymmetric":
+  count = round(rate * len(labels))
+  chosen = order[:count]
+  if kind == "symmetric":
+    new = (labels[chosen] + 1 + draws.integers(count, num_classes - 1, seed, "noise", "class")) % num_classes
+  elif kind == "uniform":
+    new = draws.integers(count, num_classes, seed, "noise", "class")
+  elif kind == "pair_flip":
+    new = (labels[chosen] + 1) % num_classes
+  elif kind == "asymmetric":
     other = _other_of_pair(pairs, num_classes)
     paired = order[other[labels[order]] >= 0]
     chosen = paired[: round(rate * len(paired))]
-    labels[chosen] = other[labels[chosen]]
-    return labels
-  count = round(rate * len(labels))
-  if kind == "instance":
+    new = other[labels[chosen]]
+  else:
     said = annotator.labels(x, labels, num_images, seed)
     chosen = order[said[order] != labels[order]][:count]
-    labels[chosen] = said[chosen]
-    return labels
-  chosen = order[:count]
-  if kind == "symmetric":
-    new = labels[chosen] + 1 + draws.integers(count, num_classes - 1, seed, "noise", "class")
-  elif kind == "uniform":
-    new = draws.integers(count, num_classes, seed, "noise", "class")
-  else:
-    new = labels[chosen] + 1
-  labels[chosen] = new % num_classes
+    new = said[chosen]
+  labels[chosen] = new
   return labels
 
 

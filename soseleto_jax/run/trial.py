@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from soseleto_jax.data import lazy
+from soseleto_jax.data import lazy, selection
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import Setup
 from soseleto_jax.report import writers
@@ -69,7 +69,7 @@ def _read(path):
 
 
 def _try(setup, given):
-  config, held_out = setup.config, _hold_out(setup.task)
+  config, held_out = setup.config, _hold_out(setup.task, setup.config.seed)
   if held_out is None:
     _LOGGER.warning("no trial: no clean images to try on; take num_validation of them, or 3 a class for the target")
     return {"alpha_init": 0.5}
@@ -85,17 +85,15 @@ def _try(setup, given):
   return {"alpha_init": init, "trial_target": accuracy["target_only"], "trial_joint": accuracy["joint"]}
 
 
-def _hold_out(task: Task) -> Task | None:
+def _hold_out(task: Task, seed: int) -> Task | None:
   """Returns the task with what the trial is judged by as its test set, and no validation set."""
   if task.validation is not None:
     return dataclasses.replace(task, validation=None, test=task.validation)
   label = task.target["label"]
-  order = np.argsort(label, kind="stable")
-  place = np.arange(len(label)) - np.searchsorted(label[order], label[order])  # among those of its class
-  held = np.zeros(len(label), bool)
-  held[order] = place % 3 == 2
-  if not held.any():
+  index = selection.balanced(label, np.bincount(label) // 3, seed, "trial", "config.alpha.trial_epochs")
+  if not len(index):
     return None
+  held = np.isin(np.arange(len(label)), index)
   kept, tried = ({name: lazy.take(column, rows) for name, column in task.target.items()} for rows in (~held, held))
   return dataclasses.replace(task, target=kept, test=tried)
 

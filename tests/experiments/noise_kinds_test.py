@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from experiments import noise_kinds, runs
+from experiments import noise_kinds, runs, table1
 from experiments.confident_learning import Pruned
 from soseleto_jax.config import validate
 from soseleto_jax.data import noise
@@ -67,7 +67,7 @@ def test_confident_learning_where_there_are_folds(tmp_path, monkeypatch):
     summary = {"method": "joint", "test_accuracy": 0.5}
     return Pruned(types.SimpleNamespace(summary=summary), np.ones(2, bool), np.ones(2), np.ones((2, 2)), found)
 
-  monkeypatch.setattr(noise_kinds, "confident_learning", train)
+  monkeypatch.setattr(table1, "confident_learning", train)
   monkeypatch.setattr(runs, "task_of", lambda config: task)
   assert noise_kinds.train(make_config(), tmp_path, num_folds=4) == {"test_accuracy": 0.5} | found
 

@@ -87,13 +87,13 @@ def test_an_answer_that_was_lost_is_found_again(tmp_path, answers):
 
 def test_validation_images_are_what_it_is_judged_by():
   task = runs.make_task()
-  held_out = trial._hold_out(task)
+  held_out = trial._hold_out(task, seed=0)
   assert held_out.test is task.validation and held_out.validation is None and held_out.target is task.target
 
 
 def test_without_validation_a_third_of_each_class_of_the_target_is():
   task = dataclasses.replace(runs.make_task(), validation=None)
-  held_out = trial._hold_out(task)
+  held_out = trial._hold_out(task, seed=0)
   assert np.bincount(task.target["label"]).tolist() == [4, 4, 4]
   assert np.bincount(held_out.target["label"]).tolist() == [3, 3, 3]
   assert np.bincount(held_out.test["label"]).tolist() == [1, 1, 1]
