@@ -91,9 +91,8 @@ class Experiment:
   def _make_setup(self, given, like):
     config, task = self.config, self.task
     if like is not None:
-      params, model_state = jax.tree.map(jnp.copy, (like.params, like.model_state))  # training donates its state
       own = {"steps_per_epoch": self.steps_per_epoch, "preparations": self._preparations}
-      return dataclasses.replace(like, config=config, task=task, params=params, model_state=model_state, **own)
+      return dataclasses.replace(like, config=config, task=task, **own)
     classes = {"source": task.num_source_classes, "target": task.num_target_classes}
     num_classes = task.num_target_classes if task.shared_classes else classes
     if given.network is None:
