@@ -33,7 +33,8 @@ def load_folder(path: str, split: str, *, grayscale: bool = False, size: int = 0
     size: height and width to resize images to, in pixels; 0 where all have one size.
 
   Returns:
-    A dict of `x`, `Images` uint8 `[N, H, W, C]`, `label` int32 `[N]` and `class_names` tuple of str.
+    A dict of `x`, `Images` uint8 `[N, H, W, C]`, `label` int32 `[N]`, `file` strings `[N]`, the images' paths as
+    `path` has them, and `class_names` tuple of str.
 
   Raises:
     ValueError: for a folder that is not there, one without classes, a class without images, a file that is no image, or
@@ -41,6 +42,7 @@ def load_folder(path: str, split: str, *, grayscale: bool = False, size: int = 0
   """
   root = _split_folder(path, split)
   classes, names, labels = _list_images(root)
+  given = path if root == pathlib.Path(path).expanduser() else os.path.join(path, split)
 
   def file(row):
     return str(root / names[row])
@@ -50,7 +52,8 @@ def load_folder(path: str, split: str, *, grayscale: bool = False, size: int = 0
 
   _check_headers(file, len(names), size)
   images = Images(read, file, len(names), mode="L" if grayscale else "RGB", size=size)
-  return {"x": images, "label": np.asarray(labels, np.int32), "class_names": classes}
+  paths = np.array([os.path.join(given, name) for name in names], np.dtypes.StringDType())
+  return {"x": images, "label": np.asarray(labels, np.int32), "file": paths, "class_names": classes}
 
 
 def load_arrays(path: str, split: str) -> dict:

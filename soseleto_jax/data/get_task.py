@@ -111,6 +111,7 @@ def get_task(
     shared_classes=shared,
     source_normalization=source_normalization,
     target_normalization=target_normalization,
+    left_out=source.left_out,
   )
 
 

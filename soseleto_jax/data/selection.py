@@ -1,11 +1,10 @@
 """Which examples of a data set are used: classes, balanced draws, and keeping sets disjoint."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from soseleto_jax.data import checks, draws, lazy
 
@@ -17,17 +16,19 @@ class Subset:
   """Examples of a split of a data set.
 
   Attributes:
-    examples: arrays of equal length: `x`, `label`, `row` (int32, the example's place in the split)
-      and, if known, `true_label`.
+    examples: arrays of equal length: `x`, `label`, `row` (int32, the example's place in the split); `true_label`, if
+      known; `file` (strings), the path that each was read from, if it was.
     class_names: one name for each class.
     dataset: name of the data set.
     split: name of the split.
+    left_out: how many of the split's examples are not among these, by the reason.
   """
 
   examples: Examples
   class_names: tuple[str, ...]
   dataset: str
   split: str
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.examples["label"])
@@ -36,6 +37,13 @@ class Subset:
     """Returns the examples at an index (integers or a mask)."""
     examples = {key: lazy.take(value, index) for key, value in self.examples.items()}
     return dataclasses.replace(self, examples=examples)
+
+  def leave_out(self, dropped: np.ndarray, reason: str) -> "Subset":
+    """Returns the examples that a mask, bool `[N]`, does not mark, and counts those that it does."""
+    if not (count := np.count_nonzero(dropped)):
+      return self
+    left_out = {**self.left_out, reason: self.left_out.get(reason, 0) + int(count)}
+    return dataclasses.replace(self.take(~dropped), left_out=left_out)
 
   def take_classes(self, classes: Sequence[int], field: str) -> "Subset":
     """Keeps the examples of some classes, relabelled 0..len(classes)-1 in the order given.
@@ -65,12 +73,12 @@ class Subset:
     new_label = np.full(num_classes, -1, np.int32)
     new_label[list(classes)] = np.arange(len(classes))
     relabelled = {column: new_label[self.examples[column]] for column in columns}
-    kept = np.all([labels >= 0 for labels in relabelled.values()], axis=0)
+    dropped = np.any([labels < 0 for labels in relabelled.values()], axis=0)
     return dataclasses.replace(
       self,
       examples=self.examples | relabelled,
       class_names=tuple(self.class_names[c] for c in classes),
-    ).take(kept)
+    ).leave_out(dropped, "of other classes")
 
   def without(self, *others: "Subset") -> "Subset":
     """Leaves out the examples that are also in others.
@@ -83,14 +91,8 @@ class Subset:
       if (self.dataset, self.split) == (other.dataset, other.split):
         dropped |= np.isin(self.examples["row"], other.examples["row"])
       elif self.dataset != other.dataset or _is_slice(self.split) or _is_slice(other.split):
-        same = _same_images(self.examples["x"], other.examples["x"])
-        dropped |= same
-        if same.any():
-          logging.info(
-            "left %d images of %s %s out: they are also in %s %s",
-            np.count_nonzero(same), self.dataset, self.split, other.dataset, other.split,
-          )  # fmt: skip
-    return self.take(~dropped) if dropped.any() else self
+        dropped |= _same_images(self.examples["x"], other.examples["x"])
+    return self.leave_out(dropped, "also in the target, validation or test set")
 
 
 def balanced(labels: np.ndarray, per_class: np.ndarray, seed: int, stream: str, field: str) -> np.ndarray:

@@ -142,7 +142,7 @@ def draw_source(pool: Subset, side: ml_collections.ConfigDict, seed: int) -> Sub
   source = pool
   if side.num_examples:
     order = draws.permutation(len(pool), seed, "select", "source")
-    source = pool.take(np.sort(order[: side.num_examples]))
+    source = pool.leave_out(np.isin(np.arange(len(pool)), order[side.num_examples :]), "beyond num_examples")
   label = source.examples["label"]
   with checks.prefix("config.data.source."):
     noisy = noise.corrupt(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,8 +16,9 @@ class Task:
   """Source, target, validation and test sets, checked when made.
 
   Each set is a dict of `x`, uint8 `[N, H, W, C]` or float32 `[N, D]` as stored (not normalised),
-  and `label`, int32 `[N]`. An `x` may stay on disk: see `soseleto_jax.data.lazy`. Sets read from a
-  data set also have `row`, int32 `[N]`, the examples' places in its split. `source` has
+  and `label`, int32 `[N]`. An `x` may stay on disk: see `soseleto_jax.data.lazy`. `row`, int32 `[N]`, is the examples'
+  places in the data set's split or the user's own data, by default their order here; `file`, strings `[N]`, the paths
+  that they were read from, where they were. `source` has
   `true_label`, int32 `[N]`, where the labels may be wrong and the right ones are known; it is for
   analysis, and no training code may read it.
 
@@ -32,6 +33,7 @@ class Task:
     shared_classes: whether source and target have the same classes (noisy labels; else transfer).
     source_normalization: for `source["x"]`.
     target_normalization: for the `x` of target, validation and test.
+    left_out: how many examples of the user's source are not in `source`, by the reason.
 
   Raises:
     ValueError: for labels outside the classes, a class without source or target example, pixels
@@ -48,6 +50,7 @@ class Task:
   shared_classes: bool
   source_normalization: Normalization
   target_normalization: Normalization
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     sets = {"source": self.source, "target": self.target, "test": self.test}

@@ -58,6 +58,8 @@ def test_a_folder_is_read_in_order(tmp_path):
   found = files.load_folder(str(tmp_path), "train")
   assert found["class_names"] == CLASSES
   assert found["label"].tolist() == [0] * 4 + [1] * 4 + [2] * 4 and found["label"].dtype == np.int32
+  assert [pathlib.Path(file).exists() for file in found["file"]] == [True] * 12
+  assert [pathlib.Path(file).parent.name for file in found["file"]] == [name for name in CLASSES for _ in range(4)]
   assert lazy.is_lazy(found["x"]) and found["x"].shape == x.shape and found["x"].dtype == np.uint8
   np.testing.assert_array_equal(lazy.load(found["x"]), x)
   order = np.array([7, 0, 7, 11])
@@ -67,7 +69,9 @@ def test_a_folder_is_read_in_order(tmp_path):
 def test_train_may_be_the_folder_itself_and_home_is_known(tmp_path, monkeypatch):
   x = write_images(tmp_path / "web", 2, 0)
   monkeypatch.setenv("HOME", str(tmp_path))
-  np.testing.assert_array_equal(lazy.load(files.load_folder("~/web", "train")["x"]), x)
+  found = files.load_folder("~/web", "train")
+  np.testing.assert_array_equal(lazy.load(found["x"]), x)
+  assert {os.path.dirname(file) for file in found["file"]} == {f"~/web/{name}" for name in CLASSES}  # as it was given
 
 
 @pytest.mark.parametrize("suffix", [".png", ".JPG", ".bmp", ".webp", ".gif", ".tiff"])

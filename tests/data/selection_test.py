@@ -73,6 +73,15 @@ def test_without_goes_by_pixels_where_splits_may_overlap(dataset, split, left):
   assert whole.without(other).examples["row"].tolist() == left
 
 
+def test_what_is_left_out_is_counted_by_its_reason():
+  whole = subset([0, 1, 2, 3, 1])
+  assert whole.left_out == {} and whole.without(whole.take([])) is whole
+  left = whole.take_classes((1, 3), "source").without(whole.take([1])).leave_out(np.array([True, False]), "dull")
+  assert left.left_out == {"of other classes": 2, "also in the target, validation or test set": 1, "dull": 1}
+  assert left.leave_out(np.array([True]), "dull").left_out["dull"] == 2
+  assert left.examples["row"].tolist() == [4]
+
+
 def test_images_of_another_shape_are_others():
   whole = subset([0, 1])
   other = subset([0, 1], dataset="other", x=whole.examples["x"].reshape(2, 4, 1, 1))
