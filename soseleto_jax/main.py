@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
   if flags.FLAGS.verbosity <= absl_logging.INFO:  # the libraries' own account of every save
     absl_logging.set_verbosity(absl_logging.WARNING)
   config_file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
-  workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config_file.stem)
+  workdir = _WORKDIR.value or pathlib.Path("runs") / config_file.stem
   try:
     processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _PEER_TIMEOUT.value)
     logging.getLogger("soseleto_jax").setLevel(logging.INFO if processes.is_main() else logging.WARNING)

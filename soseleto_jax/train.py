@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from soseleto_jax import storage
 from soseleto_jax.config import changed_fields, validate
 from soseleto_jax.core import arrays
 from soseleto_jax.core.train_state import TrainState
@@ -97,8 +98,8 @@ def train_and_evaluate(
   """
   given = Given(network, params, augment, optimizer, method, evaluators)
   validate(config, method)
-  workdir = pathlib.Path(workdir)
-  with on_signals(raise_preempted, signal.SIGTERM), _claimed(workdir):
+  workdir = storage.as_path(workdir)
+  with on_signals(raise_preempted, signal.SIGTERM), storage.os_errors(workdir), _claimed(workdir):
     task = get_task(config.data, config.seed, jax.process_count()) if task is None else task
     digest = fingerprint.of_task(task)
     if jax.process_count() > 1:

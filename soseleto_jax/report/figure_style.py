@@ -1,5 +1,6 @@
 """The look that all figures share."""
 
+import io
 import os
 from typing import Any
 
@@ -7,6 +8,8 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from soseleto_jax import storage
 
 # Colours of Okabe and Ito, told apart by colour-blind readers too. Right labels are blue and wrong ones vermilion in
 # every figure.
@@ -49,4 +52,6 @@ def add_legend(axes: Axes, loc: Any = "best") -> None:
 def save(figure: Figure, path: str | os.PathLike) -> None:
   """Writes a PNG; equal figures are equal files, for the drawing program leaves its name out."""
   metadata: dict[str, Any] = {"Software": None}
-  figure.savefig(path, metadata=metadata)
+  png = io.BytesIO()
+  figure.savefig(png, format="png", metadata=metadata)
+  storage.write_bytes(storage.as_path(path), png.getvalue())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from soseleto_jax import storage
 from soseleto_jax.report import source_weights, writers
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def write_report(
   """
   from soseleto_jax.report import figures
 
-  workdir = pathlib.Path(workdir)
+  workdir = storage.as_path(workdir)
   (workdir / "figures").mkdir(parents=True, exist_ok=True)
   drawn = figures.curves(records)
   own = {name: figures.series(records, "step", name)[1][-1] for name in figures.own_numbers(records)}

@@ -6,9 +6,12 @@ import json
 import math
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from soseleto_jax import storage
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -16,13 +19,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes a UTF-8 file whole or not at all: a reader never sees half of it."""
-  path = pathlib.Path(path)
-  temporary = path.with_name(f".{path.name}.tmp")
-  with temporary.open("w", encoding="utf-8", newline="") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  storage.write_bytes(storage.as_path(path), text.encode())
 
 
 def to_plain(value: Any) -> Any:
@@ -73,10 +70,10 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   Raises:
     ValueError: a line other than the last is no JSON record.
   """
-  path = pathlib.Path(workdir) / METRICS_FILE
+  path = storage.as_path(workdir) / METRICS_FILE
   if not path.exists():
     return []
-  lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+  lines = path.read_bytes().decode(errors="replace").splitlines()
   records = []
   for number, line in enumerate(lines, start=1):
     try:
@@ -106,13 +103,14 @@ class MetricWriter:
       resume_step: the step of the checkpoint that the run goes on from. Records of later steps are
         dropped, and so is a line cut off by a crash. None starts an empty file.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.as_path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     kept = [] if resume_step is None else read_metrics(workdir)
     kept = [record for record in kept if record["step"] <= resume_step]
     path = workdir / METRICS_FILE
-    write_text(path, "".join(_line(record) for record in kept))
-    self._file = path.open("a", encoding="utf-8")
+    lines = "".join(_line(record) for record in kept)
+    write_text(path, lines)
+    self._lines = _InBucket(path, lines) if storage.is_bucket(path) else _OnDisk(path)
     self._events = _Events(workdir / TENSORBOARD_FOLDER, 0 if resume_step is None else resume_step + 1)
 
   def write(self, step: int, record: Mapping[str, Any]) -> None:
@@ -124,9 +122,7 @@ class MetricWriter:
         that JSON can hold to `metrics.jsonl` alone.
     """
     plain = to_plain({**record, "step": step})
-    self._file.write(_line(plain))
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    self._lines.add(_line(plain))
     numbers = {
       name: value
       for name, value in plain.items()
@@ -136,7 +132,7 @@ class MetricWriter:
 
   def close(self) -> None:
     """Writes what is pending and closes both files."""
-    self._file.close()
+    self._lines.close()
     self._events.close()
 
   def __enter__(self) -> MetricWriter:
@@ -144,6 +140,35 @@ class MetricWriter:
 
   def __exit__(self, *_) -> None:
     self.close()
+
+
+class _OnDisk:
+  """A file that grows by lines, each on disk when `add` returns."""
+
+  def __init__(self, path):
+    self._file = path.open("a", encoding="utf-8")
+
+  def add(self, line):
+    self._file.write(line)
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+  def close(self):
+    self._file.close()
+
+
+class _InBucket:
+  """The same in a bucket, where a file cannot grow: all of it is written anew."""
+
+  def __init__(self, path, lines):
+    self._path, self._all = path, lines
+
+  def add(self, line):
+    self._all += line
+    write_text(self._path, self._all)
+
+  def close(self):
+    pass
 
 
 class _Events:
@@ -155,10 +180,14 @@ class _Events:
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto import event_pb2, summary_pb2
 
+    self._folder = self._local = folder
+    if storage.is_bucket(folder):
+      self._temporary = tempfile.TemporaryDirectory()
+      self._local = pathlib.Path(self._temporary.name)
     folder.mkdir(exist_ok=True)
     self._event, self._summary = event_pb2.Event, summary_pb2.Summary
     # File names have whole seconds: without this, a quick restart would overwrite its forerunner.
-    self._file = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+    self._file = EventsWriter(str(self._local / "events"), f".{time.time_ns()}")
     # TensorBoard hides events of this step and later that are older than this file.
     self._add(start, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
@@ -166,6 +195,9 @@ class _Events:
     values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
     self._add(step, summary=self._summary(value=values))
     self._file.flush()
+    if self._local != self._folder:
+      for file in self._local.iterdir():
+        storage.write_bytes(self._folder / file.name, file.read_bytes())
 
   def close(self) -> None:
     self._file.close()

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from soseleto_jax import storage
 from soseleto_jax.core.train_state import TrainState
 from soseleto_jax.run import fingerprint, processes
 
@@ -37,7 +38,8 @@ class Checkpoints:
       max_to_keep: how many of the newest checkpoints stay; the best one stays as well.
       num_source: N, the length of `alpha` without padding.
     """
-    self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+    root = storage.as_path(workdir)
+    self.directory = (root if storage.is_bucket(root) else root.absolute()) / "checkpoints"
     self._num_source = num_source
     self._kept = _NewestAndBest(max_to_keep)
     self._manager = ocp.CheckpointManager(

@@ -9,6 +9,9 @@ import pathlib
 import socket
 from collections.abc import Callable, Iterator
 
+from soseleto_jax import storage
+from soseleto_jax.run import lease
+
 _LOGGER = logging.getLogger(__name__)
 _LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -18,12 +21,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def claim(workdir: pathlib.Path) -> Iterator[None]:
   """Makes the folder, and holds it for this process while it is open.
 
-  The hold ends with the process, however that ends. A folder that was made here and stays empty is removed.
+  The hold ends with the process, however that ends; in a bucket it runs out a minute later. A folder that was made here
+  and stays empty is removed.
 
   Raises:
     OSError: the folder cannot be made or written.
     RuntimeError: another run holds it; the message says which process of which machine.
   """
+  if storage.is_bucket(workdir):
+    with lease.lease(workdir / _LOCK):
+      yield
+    return
   made = not workdir.exists()
   try:
     workdir.mkdir(parents=True, exist_ok=True)

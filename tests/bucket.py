@@ -1,0 +1,100 @@
+"""A bucket on the loopback: `python -m tests.bucket PORT FOLDER` serves gs://bucket, whose files lie in the folder."""
+
+import contextlib
+import http
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+BUCKET = "bucket"
+
+
+class Server:
+  """The server as a process of its own, which can go away and come back with what it held."""
+
+  def __init__(self, folder):
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      self._port = free.getsockname()[1]
+    self._folder = folder
+    address = f"http://127.0.0.1:{self._port}"
+    self.environment = {
+      "STORAGE_EMULATOR_HOST": address,
+      "TENSORSTORE_GCS_HTTP_URL": address,
+      "GOOGLE_AUTH_TOKEN_FOR_TESTING": "anything",
+      "EPATH_USE_TF": "false",
+      "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # the server knows plain buckets alone
+    }
+
+  def start(self):
+    """Starts the process, and returns once it answers."""
+    self._process = subprocess.Popen(
+      [sys.executable, "-m", "tests.bucket", str(self._port), str(self._folder)], stderr=subprocess.DEVNULL
+    )
+    while True:
+      with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
+        return
+      assert self._process.poll() is None, "the server did not start"
+      time.sleep(0.05)
+
+  def stop(self):
+    """Ends the process."""
+    self._process.kill()
+    self._process.wait()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+  """A running `Server`, which the clients of this process and of those that it starts ask."""
+  for client in ("gcsfs", "gcp_storage_emulator"):
+    pytest.importorskip(client)
+  import gcsfs
+
+  server = Server(tmp_path / "served")
+  for name, value in server.environment.items():
+    monkeypatch.setenv(name, value)
+  gcsfs.GCSFileSystem.clear_instance_cache()
+  _forget_clients()
+  server.start()
+  yield server
+  server.stop()
+  _forget_clients()
+  gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+def _forget_clients():
+  from etils.epath import backend
+
+  backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+def _serve(port, folder):
+  from gcp_storage_emulator import exceptions, server
+  from gcp_storage_emulator.handlers import objects
+
+  def only_new(upload):
+    """The upload with the condition that the emulator leaves out: `ifGenerationMatch=0` wants a name that is free."""
+
+    def answer(request, response, storage):
+      if request.query.get("ifGenerationMatch") == ["0"]:
+        name = (request.query.get("name") or [request.data["meta"].get("name")])[0]
+        with contextlib.suppress(exceptions.NotFound):
+          storage.get_file_obj(request.params["bucket_name"], name)
+          response.status = http.HTTPStatus.PRECONDITION_FAILED
+          return
+      upload(request, response, storage)
+
+    return answer
+
+  for name in ("_media_upload", "_multipart_upload"):
+    setattr(objects, name, only_new(getattr(objects, name)))
+  there = os.path.exists(folder)
+  server.create_server("127.0.0.1", port, data_dir=folder, default_bucket=None if there else BUCKET).run()
+
+
+if __name__ == "__main__":
+  _serve(int(sys.argv[1]), sys.argv[2])
