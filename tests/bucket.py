@@ -50,25 +50,23 @@ class Server:
 @pytest.fixture
 def server(tmp_path, monkeypatch):
   """A running `Server`, which the clients of this process and of those that it starts ask."""
-  for client in ("gcsfs", "gcp_storage_emulator"):
-    pytest.importorskip(client)
-  import gcsfs
-
   server = Server(tmp_path / "served")
   for name, value in server.environment.items():
     monkeypatch.setenv(name, value)
-  gcsfs.GCSFileSystem.clear_instance_cache()
+  for client in ("gcsfs", "gcp_storage_emulator"):  # which read them when they are imported
+    pytest.importorskip(client)
   _forget_clients()
   server.start()
   yield server
   server.stop()
   _forget_clients()
-  gcsfs.GCSFileSystem.clear_instance_cache()
 
 
 def _forget_clients():
+  import gcsfs
   from etils.epath import backend
 
+  gcsfs.GCSFileSystem.clear_instance_cache()
   backend.fsspec_backend._get_filesystem.cache_clear()
 
 
