@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -45,7 +46,7 @@ def as_path(where: str | os.PathLike) -> pathlib.Path:
   return cast(pathlib.Path, epath.Path(f"gs://{rest.rstrip('/')}"))
 
 
-def is_bucket(path: os.PathLike) -> bool:
+def is_bucket(path: str | os.PathLike) -> bool:
   """Whether a path of `as_path` lies in a bucket: there, files are written whole or not at all, and cannot grow."""
   return os.fspath(path).startswith("gs://")
 
@@ -55,12 +56,27 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
   if is_bucket(path):
     path.write_bytes(content)
     return
+  with replacing(path) as temporary:
+    temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a path of this machine to write a file at, which takes the place of `path` once it is whole."""
+  if is_bucket(path):
+    with tempfile.TemporaryDirectory() as folder:
+      yield (temporary := pathlib.Path(folder) / path.name)
+      bucket_client().put_file(str(temporary), os.fspath(path))
+    return
   temporary = path.with_name(f".{path.name}.tmp")
-  with temporary.open("wb") as file:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  try:
+    yield temporary
+    with temporary.open("rb+") as file:
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
 
 
 def bucket_client() -> Any:

@@ -1,7 +1,6 @@
 """Runs a whole experiment: from a config to the folder that it leaves."""
 
 import contextlib
-import dataclasses
 import json
 import logging
 import pathlib
@@ -10,45 +9,29 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from soseleto_jax import storage
 from soseleto_jax.config import changed_fields, validate
 from soseleto_jax.core import arrays
-from soseleto_jax.core.train_state import TrainState
 from soseleto_jax.data.get_task import get_task
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import MakeMethod
-from soseleto_jax.report import page, writers
+from soseleto_jax.models.losses import predict_fn
+from soseleto_jax.report import page, source_list, writers
 from soseleto_jax.run import fingerprint, loop, processes, trial
 from soseleto_jax.run.checkpoint import Checkpoints
 from soseleto_jax.run.given import Evaluate, Given
+from soseleto_jax.run.interface import interface_of
+from soseleto_jax.run.prediction import Predictor
+from soseleto_jax.run.result import Result
 from soseleto_jax.run.signals import on_signals, raise_preempted
+from soseleto_jax.run.suggestions import suggest
 from soseleto_jax.run.trainer import Experiment
 from soseleto_jax.run.workdir import claim, failed_writes
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """What a run leaves.
-
-  Attributes:
-    state: the final train state, as host arrays.
-    alpha: float32 `[N]`, the final weights.
-    records: the lines of metrics.jsonl, one dict for each evaluation.
-    summary: the contents of summary.json.
-    report: the path of report.html.
-  """
-
-  state: TrainState
-  alpha: np.ndarray
-  records: list[dict[str, Any]]
-  summary: dict[str, Any]
-  report: pathlib.Path
 
 
 def train_and_evaluate(
@@ -70,8 +53,9 @@ def train_and_evaluate(
 
   Args:
     config: the fields of `soseleto_jax.config.default_config`.
-    workdir: the run's folder: config.json, trial.json where `alpha.trial_epochs` asks for one, metrics.jsonl,
-      TensorBoard events, checkpoints, source_weights.csv, figures, report.html and summary.json.
+    workdir: the run's folder: config.json, task.json, trial.json where `alpha.trial_epochs` asks for one,
+      metrics.jsonl, TensorBoard events, checkpoints, alpha.npy, source_weights.csv, figures, report.html and
+      summary.json.
     task: the data; None takes what `config.data` describes.
     network: a Flax module, Linen or NNX, from inputs float32 `[B, ...]` to features `[B, F]`, which get classifiers; or
       a whole network as an object with `init(key, x) -> params` and `apply(params, x) -> logits`.
@@ -104,11 +88,15 @@ def train_and_evaluate(
     digest = fingerprint.of_task(task)
     if jax.process_count() > 1:
       _check_processes(config, digest)
+    if task.left_out:
+      _LOGGER.info("left out of the source: %s", source_list.left_out_line(task.left_out))
     experiment = Experiment(config, task, given)
     checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source)
     with failed_writes(lambda: checkpoints.latest_step):
       with checkpoints:
         _write_config(workdir / "config.json", config, given, checkpoints)
+        if processes.is_main():
+          interface_of(task, experiment.method).write(workdir)
         start: dict[str, Any] = {}
         if trial.is_wanted(config, given):
           setup = experiment.setup
@@ -203,24 +191,60 @@ def _finish(experiment, state, window, checkpoints, workdir, start):
       "test_accuracy_at_best": best["test_accuracy"],
       "best_checkpoint": window.best_step if window.best_step in checkpoints.steps else None,
     }
+  if task.left_out:
+    summary["left_out"] = dict(task.left_out)
   summary |= start | experiment.alpha_statistics(alpha)
+  listed = _listed(experiment, state, alpha)
   if processes.is_main():
-    _write_results(experiment, workdir, records, alpha, summary)
+    _write_results(experiment, workdir, records, listed, summary)
   processes.wait_for_all()
   host = jax.tree.map(arrays.gather, state.replace(alpha=None))
-  return Result(host.replace(alpha=alpha), alpha, records, summary, workdir / "report.html")
+  return Result(
+    host.replace(alpha=alpha),
+    alpha,
+    records,
+    summary,
+    workdir / "report.html",
+    _predictor(experiment, host),
+    listed,
+  )
 
 
-def _write_results(experiment, workdir, records, alpha, summary):
+def _listed(experiment, state, alpha):
+  """Returns the source's examples as they are listed; None where the method learns no weights."""
+  if not experiment.method.uses_alpha:
+    return None
+  source = experiment.task.source
+  return source_list.SourceList(
+    alpha,
+    source["label"],
+    source.get("row"),
+    source.get("file"),
+    suggest(experiment.setup, experiment.method, state),
+    source.get("true_label"),
+    experiment.task.source_class_names,
+  )
+
+
+def _predictor(experiment, host):
+  setup, method = experiment.setup, experiment.method
+  predict = method.predict or predict_fn(setup.network, head=setup.head("target"))
+  interface = interface_of(experiment.task, method)
+  return Predictor(interface, predict, host.params, host.model_state, experiment.config.eval_batch_size)
+
+
+def _write_results(experiment, workdir, records, listed, summary):
   config, task = experiment.config, experiment.task
   writers.write_json(workdir / "summary.json", summary)
+  if listed is not None:
+    listed.write(workdir)
+  title = f"{task.name}: which labels to trust" if listed and task.shared_classes else f"{config.method} on {task.name}"
   page.write_report(
     workdir,
-    title=config.name or f"{config.method} on {task.name}",
+    title=config.name or title,
     config=config.to_dict(),
     records=records,
-    source=task.source,
-    alpha=alpha if experiment.method.uses_alpha else None,
+    listed=listed,
+    x=task.source["x"],
     summary=summary,
-    class_names=task.source_class_names,
   )

@@ -20,7 +20,7 @@ ARROWS = {
   "methods": {"core", "data", "feed", "models"},
   "run": {"core", "data", "feed", "methods", "models", "report", "storage"},
   "config": {"core", "data", "methods"},
-  "train": {"config", "core", "data", "methods", "report", "run", "storage"},
+  "train": {"config", "core", "data", "methods", "models", "report", "run", "storage"},
   "main": {"core", "run", "train"},
   "__init__": {"core"},
   "configs": {"config"},

@@ -55,4 +55,4 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
   monkeypatch.setattr(os, "fsync", full)
   with pytest.raises(OSError, match="disk full"):
     storage.write_bytes(path, b"new")
-  assert path.read_bytes() == b"old"
+  assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

@@ -713,8 +713,8 @@ def test_the_folder(tmp_path, monkeypatch, straight):
     result = train_and_evaluate(config, str(workdir), task)
   assert_same_run(result, straight)
   names = {path.name for path in workdir.iterdir()}
-  files = {"config.json", "metrics.jsonl", "source_weights.csv", "report.html", "summary.json"}
-  assert names == files | {"checkpoints", "figures", "tensorboard", ".lock"}
+  files = {"config.json", "task.json", "metrics.jsonl", "report.html", "summary.json", "source_weights.csv"}
+  assert names == files | {"alpha.npy"} | {"checkpoints", "figures", "tensorboard", ".lock"}
   assert json.loads((workdir / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
   assert [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()] == result.records
   assert json.loads((workdir / "summary.json").read_text()) == result.summary
@@ -731,6 +731,7 @@ def test_the_folder(tmp_path, monkeypatch, straight):
   weights = np.float32([row["alpha"] for row in rows])
   np.testing.assert_array_equal(weights, result.alpha[order])
   assert (np.diff(weights) >= 0).all()
+  np.testing.assert_array_equal(np.load(workdir / "alpha.npy"), result.alpha)
   assert [int(row["rank"]) for row in rows] == list(range(runs.NUM_SOURCE))
   for column in ("label", "true_label"):
     np.testing.assert_array_equal([int(row[column]) for row in rows], task.source[column][order])

@@ -18,7 +18,7 @@ import numpy as np
 
 from soseleto_jax.config import default_config
 from soseleto_jax.data.task import from_arrays
-from soseleto_jax.report import page, source_weights
+from soseleto_jax.report import page
 from soseleto_jax.run.signals import EXIT_PREEMPTED, Preempted
 from soseleto_jax.run.trainer import Experiment
 from soseleto_jax.train import train_and_evaluate
@@ -127,11 +127,8 @@ def _train(workdir, counter):
     counter.value = step
     return advance(self, state, step, limit)
 
-  def weights_alone(workdir, *, source, alpha, **_):  # figures take longer than the whole training
-    source_weights.write_source_weights(workdir / "source_weights.csv", alpha, source["label"], source["true_label"])
-    return workdir / "report.html"
-
-  Experiment.advance, page.write_report = counted, weights_alone
+  Experiment.advance = counted
+  page.write_report = lambda workdir, **_: workdir / "report.html"  # figures take longer than the whole training
   result = train_and_evaluate(_config(), workdir, _task())
   leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(result.state)}
   np.savez(workdir / _STATE_FILE, **leaves)

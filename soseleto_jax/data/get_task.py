@@ -112,6 +112,7 @@ def get_task(
     source_normalization=source_normalization,
     target_normalization=target_normalization,
     left_out=source.left_out,
+    target_labels=target.class_names if target_side.dataset == "folder" else None,
   )
 
 

@@ -7,7 +7,7 @@ takes integers `[n]` and returns an array of those n rows: a NumPy memory map, a
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,16 +92,20 @@ def read_options() -> "grain.ReadOptions":
 def chunks(x: Any) -> Iterator[np.ndarray]:
   """Yields the rows of a set in order, some at a time; a set on disk is read by threads ahead of what is asked for."""
   rows = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
-  starts = range(0, len(x), rows)
   if not is_lazy(x):
-    yield from (x[start : start + rows] for start in starts)
+    yield from (x[start : start + rows] for start in range(0, len(x), rows))
+    return
+  yield from reads(x, -(-len(x) // rows), lambda part: np.arange(part * rows, min((part + 1) * rows, len(x))))
+
+
+def reads(x: Any, count: int, rows: Callable[[int], np.ndarray]) -> Iterator[np.ndarray]:
+  """Yields the examples at `rows(0)`, ... `rows(count - 1)`, integers `[n]`; as `chunks`, a set on disk read ahead."""
+  if not is_lazy(x):
+    yield from (x[rows(part)] for part in range(count))
     return
   import grain
 
-  def read(start):
-    return x[np.arange(start, min(start + rows, len(x)))]
-
-  dataset = grain.MapDataset.source(starts).map(read).to_iter_dataset(read_options())
+  dataset = grain.MapDataset.source(range(count)).map(lambda part: x[rows(part)]).to_iter_dataset(read_options())
   with contextlib.closing(iter(dataset)) as parts:
     yield from parts
 

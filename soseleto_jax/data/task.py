@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class Task:
     source_normalization: for `source["x"]`.
     target_normalization: for the `x` of target, validation and test.
     left_out: how many examples of the user's source are not in `source`, by the reason.
+    target_labels: what the user calls each of the target's classes, strings or numbers, which is what predictions are
+      given in; None: 0 to K - 1.
 
   Raises:
     ValueError: for labels outside the classes, a class without source or target example, pixels
@@ -51,6 +54,7 @@ class Task:
   source_normalization: Normalization
   target_normalization: Normalization
   left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  target_labels: tuple[Any, ...] | None = None
 
   def __post_init__(self):
     sets = {"source": self.source, "target": self.target, "test": self.test}

@@ -127,7 +127,8 @@ class Phase:
   step: Step
 
 
-def _same(params: Any) -> Any:
+def keep_params(params: Any) -> Any:
+  """The `init` of a method that trains the network's parameters and no others."""
   return params
 
 
@@ -142,13 +143,16 @@ class Method:
       `params` as `init` returns them and x normalised as the target is. None: the network's own.
     uses_alpha: whether the steps learn `alpha`, so that a run reports what it says.
     alpha_init: the weight that each source example starts from, in [0, 1].
+    predict_source: as `predict`, `logits [B, K]` of the source's classes, by which its labels are judged in the end.
+      None: where classes are shared `predict`, else the network's own head, if `init` keeps its parameters.
   """
 
   phases: tuple[Phase, ...]
-  init: Callable[[Any], Any] = _same
+  init: Callable[[Any], Any] = keep_params
   predict: Predict | None = None
   uses_alpha: bool = False
   alpha_init: float = 1.0
+  predict_source: Predict | None = None
 
   @property
   def num_steps(self) -> int:
@@ -174,13 +178,21 @@ def loss_of_network(setup: Setup, side: str) -> LossFn:
   return of_network
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PredictOfNetwork:
+  """A network's own prediction, where `params` are those of `beside_network`."""
+
+  network: Network
+  head: str | None
+
+  def __call__(self, params: Any, model_state: Any, x: jax.Array) -> jax.Array:
+    """Returns the logits float32 `[B, K]`, in evaluation mode."""
+    return self.network.apply(params["network"], model_state, x, head=self.head)[0]
+
+
 def predict_of_network(setup: Setup) -> Predict:
-  """The network's own prediction, where `params` are those of `beside_network`."""
-
-  def predict(params, model_state, x):
-    return setup.network.apply(params["network"], model_state, x, head=setup.head("target"))[0]
-
-  return predict
+  """The prediction of the setup's network for the target, where `params` are those of `beside_network`."""
+  return PredictOfNetwork(setup.network, setup.head("target"))
 
 
 def find_method(name: str) -> MakeMethod:

@@ -5,7 +5,6 @@ Matplotlib, which takes a second to import, comes with `figures` once there is s
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import os
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soseleto_jax import storage
-from soseleto_jax.report import source_weights, writers
+from soseleto_jax.report import sheets, source_list, writers
+from soseleto_jax.report.source_list import SourceList
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 _TEMPLATE = "page.html.jinja"
-_MOST_EXAMPLES = 32
-
 # Summary key -> (label, kind), in the order of the table.
 _KNOWN = {
   "method": ("Method", "text"),
@@ -44,6 +42,7 @@ _KNOWN = {
   "alpha_wrong": ("Mean α of wrong labels", "score"),
   "wrong_fraction": ("Wrong labels in the source", "percent"),
   "num_source": ("Source examples", "count"),
+  "left_out": ("Left out of the source", "reasons"),
   "num_target": ("Target examples", "count"),
   "epochs": ("Epochs", "count"),
   "steps": ("Steps", "count"),
@@ -59,12 +58,11 @@ def write_report(
   title: str,
   config: Mapping[str, Any],
   records: Sequence[Mapping[str, Any]],
-  source: Mapping[str, np.ndarray] | None,
-  alpha: np.ndarray | None,
+  listed: SourceList | None,
+  x: Any = None,
   summary: Mapping[str, Any],
-  class_names: Sequence[str] | None,
 ) -> pathlib.Path:
-  """Writes `report.html`, `figures/*.png` and `source_weights.csv` into the folder of a run.
+  """Writes `report.html` and `figures/*.png` into the folder of a run.
 
   Args:
     workdir: the folder; made when missing.
@@ -72,17 +70,13 @@ def write_report(
     config: what the run was asked for, shown at the end.
     records: the records of `writers.read_metrics`. Numbers that this package does not know, such as those of a user's
       evaluators, are shown too: the last of each in the table, and their course.
-    source: "label" int `[N]`; where label noise was injected "true_label" int `[N]`; and "x", shown
-      if it is pictures (`[N, H, W, 1]` or `[N, H, W, 3]`, uint8 or float) or points (`[N, 2]`).
-    alpha: float `[N]`, the weights, or None for a method that has none; `source` is then not read.
+    listed: the source's examples with their weights; None for a method that has none.
+    x: the source `[N, ...]`, drawn if it is pictures (`[N, H, W, 1]` or `[N, H, W, 3]`, uint8 or float) or points
+      (`[N, 2]`).
     summary: the headline numbers by name. Accuracies are fractions, "seconds" is a time.
-    class_names: name of each source label; None shows the numbers.
 
   Returns:
     The path of the page.
-
-  Raises:
-    ValueError: alpha and the arrays of `source` differ in length, or a weight is not finite.
   """
   from soseleto_jax.report import figures
 
@@ -94,7 +88,7 @@ def write_report(
     title=title,
     summary=_table({**own, **summary}),
     curves=[] if drawn is None else _plots(workdir, curves=drawn),
-    weights=None if alpha is None else _weights(workdir, source, np.asarray(alpha), class_names),
+    weights=None if listed is None else _weights(workdir, listed, x),
     config=json.dumps(writers.to_plain(config), indent=2, ensure_ascii=False, default=str),
   )
   path = workdir / "report.html"
@@ -113,70 +107,34 @@ def _template():
   )
 
 
-def _weights(workdir, source, alpha, class_names) -> dict[str, Any]:
-  """Writes the list and the figures of the weights; returns what the page shows of them."""
+def _weights(workdir, listed, x) -> dict[str, Any]:
+  """Draws the figures of the weights; returns what the page shows of them."""
   from soseleto_jax.report import figures
 
-  label, true_label, x = source["label"], source.get("true_label"), source.get("x")
-  path = workdir / "source_weights.csv"
-  source_weights.write_source_weights(path, alpha, label, true_label)
-  wrong = None if true_label is None else np.asarray(label) != np.asarray(true_label)
+  alpha, wrong = listed.alpha, None if listed.true_label is None else listed.label != listed.true_label
   if wrong is not None and not wrong.any():
-    wrong = true_label = None
+    wrong = None
   drawn = {"alpha_histogram": figures.alpha_histogram(alpha, wrong)}
   if wrong is not None:
     drawn["retention"] = figures.retention(alpha, wrong)
-  shown = {
+  shape: tuple[int, ...] = np.shape(x) if x is not None else ()
+  plane = {}
+  if len(shape) == 2 and shape[1] == 2:
+    everything = x[np.arange(len(x))]  # so that x may be on disk
+    plane["points"] = figures.points(everything, listed.label, alpha, wrong)
+  found = sheets.sheets(workdir, listed, x)
+  path = source_list.find(workdir)
+  return {
     "count": len(alpha),
     "at_0": np.sum(alpha <= 0),
     "at_1": np.sum(alpha >= 1),
-    "file": path.name,
-    "known": true_label is not None,
+    "file": path and path.name,
+    "known": wrong is not None,
     "plots": _plots(workdir, **drawn),
-    "plane": [],
-    "sheets": [],
+    "plane": _plots(workdir, **plane),
+    "sheets": found,
+    "chosen_by": sheets.chosen_by(found),
   }
-  shape: tuple[int, ...] = np.shape(x) if x is not None else ()
-  if len(shape) == 2 and shape[1] == 2:
-    points = x[np.arange(len(x))]  # so that x may be on disk
-    shown["plane"] = _plots(workdir, points=figures.points(points, label, alpha, wrong))
-  elif len(shape) == 4 and shape[3] in (1, 3):
-    shown["sheets"] = _sheets(workdir, x, label, true_label, alpha, class_names)
-  return shown
-
-
-def _sheets(workdir, x, label, true_label, alpha, class_names) -> list[dict[str, Any]]:
-  """Draws the examples of lowest and highest weight; returns their pictures and captions."""
-  from soseleto_jax.report import figure_style, figures
-
-  count = min(_MOST_EXAMPLES, (len(alpha) + 1) // 2)
-  ends = {
-    "lowest": np.argsort(alpha, kind="stable")[:count],
-    "highest": np.argsort(-alpha, kind="stable")[:count],
-  }
-  images = figures.displayable(x[np.concatenate(list(ends.values()))])
-
-  def name(value) -> str:
-    known = class_names is not None and 0 <= value < len(class_names)
-    return str(class_names[int(value)] if known else value)
-
-  sheets = []
-  for (end, rows), pictures in zip(ends.items(), (images[:count], images[count:]), strict=True):
-    tiles = [
-      {
-        "row": row,
-        "uri": _data_uri(figures.png(picture)),
-        "given": name(label[row]),
-        "true": name(true_label[row]) if true_label is not None and true_label[row] != label[row] else None,
-        "weight": f"α = {alpha[row]:.3f}",
-      }
-      for row, picture in zip(rows, pictures, strict=True)
-    ]
-    arrows = ["" if tile["true"] is None else f"\n→ {tile['true']}" for tile in tiles]
-    captions = [f"{tile['given']}{arrow}\n{tile['weight']}" for tile, arrow in zip(tiles, arrows, strict=True)]
-    figure_style.save(figures.example_sheet(pictures, captions), workdir / "figures" / f"{end}.png")
-    sheets.append({"end": end, "tiles": tiles})
-  return sheets
 
 
 def _table(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -190,6 +148,8 @@ def _cell(value: Any, kind: str) -> str:
   value = writers.to_plain(value)
   if value is None:
     return "–"
+  if kind == "reasons":
+    return source_list.left_out_line(value)
   if isinstance(value, bool) or not isinstance(value, (int, float)):
     return value if isinstance(value, str) else json.dumps(value, default=str)
   if kind == "percent":
@@ -214,9 +174,5 @@ def _plots(workdir: pathlib.Path, **drawn: Figure) -> list[dict[str, Any]]:
     path = workdir / "figures" / f"{name}.png"
     figure_style.save(figure, path)
     wide = figure.get_figwidth() > 6
-    plots.append({"name": name.replace("_", " "), "uri": _data_uri(path.read_bytes()), "wide": wide})
+    plots.append({"name": name.replace("_", " "), "uri": sheets.data_uri(path.read_bytes()), "wide": wide})
   return plots
-
-
-def _data_uri(png: bytes) -> str:
-  return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

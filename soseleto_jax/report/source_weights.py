@@ -1,12 +1,6 @@
-"""What the weights say about the source: detection of wrong labels, retention, the ranked list."""
-
-from __future__ import annotations
-
-import os
+"""How well the weights tell wrong labels from right ones: detection, retention."""
 
 import numpy as np
-
-from soseleto_jax.report import writers
 
 
 def detection(alpha: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
@@ -25,8 +19,8 @@ def detection(alpha: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
   Raises:
     ValueError: the arrays are empty, differ in length, or hold a weight that is not finite.
   """
-  alpha = _checked_alpha(alpha)
-  wrong = _checked_column("wrong", wrong, alpha).astype(bool)
+  alpha = check_alpha(alpha)
+  wrong = check_column("wrong", wrong, alpha).astype(bool)
   result = {"wrong_fraction": float(wrong.mean())}
   if not wrong.all():
     result["alpha_right"] = float(alpha[~wrong].mean(dtype=np.float64))
@@ -62,8 +56,8 @@ def retention_curve(alpha: np.ndarray, wrong: np.ndarray, points: int = 101) -> 
   """
   if points < 2:
     raise ValueError(f"points={points}; a curve needs at least 2")
-  alpha = _checked_alpha(alpha)
-  wrong = _checked_column("wrong", wrong, alpha).astype(bool)
+  alpha = check_alpha(alpha)
+  wrong = check_column("wrong", wrong, alpha).astype(bool)
   _, group, size = np.unique(-alpha, return_inverse=True, return_counts=True)
   wrong_in_group = np.bincount(group, weights=wrong, minlength=len(size))
   kept_at = np.concatenate([[0], np.cumsum(size)])
@@ -76,57 +70,8 @@ def retention_curve(alpha: np.ndarray, wrong: np.ndarray, points: int = 101) -> 
   return kept_fraction, wrong_fraction
 
 
-def source_weights(alpha: np.ndarray, label: np.ndarray, true_label: np.ndarray | None = None) -> dict[str, np.ndarray]:
-  """The list of source examples, the most suspect first.
-
-  Args:
-    alpha: float `[N]`, the weights.
-    label: int `[N]`, the given labels.
-    true_label: int `[N]`, where known.
-
-  Returns:
-    Columns of length N, lowest weight first and equal weights by index: "index" int64, "label",
-    "alpha" float32, "rank" int64 (0 is the lowest weight), and "true_label" where given.
-
-  Raises:
-    ValueError: the arrays are empty, differ in length, or hold a weight that is not finite.
-  """
-  alpha = _checked_alpha(alpha)
-  order = np.argsort(alpha, kind="stable")
-  columns = {
-    "index": order,
-    "label": _checked_column("label", label, alpha)[order],
-    "alpha": alpha[order],
-    "rank": np.arange(len(alpha)),
-  }
-  if true_label is not None:
-    columns["true_label"] = _checked_column("true_label", true_label, alpha)[order]
-  return columns
-
-
-def write_source_weights(
-  path: str | os.PathLike,
-  alpha: np.ndarray,
-  label: np.ndarray,
-  true_label: np.ndarray | None = None,
-) -> None:
-  """Writes `source_weights(alpha, label, true_label)` as CSV, atomically.
-
-  Weights have the fewest digits that name their float32 uniquely, so reading them back is exact.
-
-  Args:
-    path: the file.
-    alpha: float `[N]`, the weights.
-    label: int `[N]`, the given labels.
-    true_label: int `[N]`, where known.
-  """
-  columns = source_weights(alpha, label, true_label)
-  rows = zip(*(column.astype(str) for column in columns.values()), strict=True)
-  lines = [",".join(columns), *(",".join(row) for row in rows)]
-  writers.write_text(path, "\n".join(lines) + "\n")
-
-
-def _checked_alpha(alpha: np.ndarray) -> np.ndarray:
+def check_alpha(alpha: np.ndarray) -> np.ndarray:
+  """Returns weights `[N]` as float32; raises ValueError for none, another shape, or one that is not finite."""
   alpha = np.asarray(alpha, np.float32)
   if alpha.ndim != 1 or not alpha.size:
     raise ValueError(f"alpha has shape {alpha.shape}; give one weight per source example, [N]")
@@ -136,7 +81,8 @@ def _checked_alpha(alpha: np.ndarray) -> np.ndarray:
   return alpha
 
 
-def _checked_column(name: str, column: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def check_column(name: str, column: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+  """Returns a column as an array; raises ValueError unless it has one entry for each weight."""
   column = np.asarray(column)
   if column.shape != alpha.shape:
     raise ValueError(f"{name} has shape {column.shape} but alpha has {alpha.shape}; give one entry per weight")

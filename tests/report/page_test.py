@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import io
+import os
 import re
 
 import matplotlib
@@ -13,6 +14,8 @@ from matplotlib import image as matplotlib_image
 from soseleto_jax.data.lazy import Rows
 from soseleto_jax.report import figures
 from soseleto_jax.report.page import write_report
+from soseleto_jax.report.sheets import link
+from soseleto_jax.report.source_list import SourceList, Suggestions
 
 RECORDS = [
   {
@@ -43,7 +46,8 @@ class Page(html.parser.HTMLParser):
 
   def __init__(self, path):
     super().__init__()
-    self.tags, self.text, self.images, self.open = [], "", [], []
+    self.tags, self.text, self.images, self.links, self.open = [], "", [], [], []
+    self.examples, self.options, self.scripts = [], [], []
     self.source = path.read_text(encoding="utf-8")
     self.feed(self.source)
 
@@ -51,8 +55,17 @@ class Page(html.parser.HTMLParser):
     self.tags.append(tag)
     if tag not in ("meta", "img", "br"):
       self.open.append(tag)
+    attrs = dict(attrs)
     if tag == "img":
-      self.images.append(dict(attrs))
+      self.images.append(attrs)
+    if tag == "script":
+      self.scripts.append(attrs)
+    if tag == "a":
+      self.links.append(attrs["href"])
+    if tag == "option":
+      self.options.append(attrs["value"])
+    if "data-given" in attrs:
+      self.examples.append(attrs)
 
   def handle_endtag(self, tag):
     assert self.open.pop() == tag
@@ -81,21 +94,27 @@ def make_source(kind, count, known=True, seed=0):
   return source, rng.random(count).astype(np.float32)
 
 
-def write(workdir, source, alpha, **changes):
+def write(workdir, source, alpha, class_names=NAMES, file=None, suggestions=None, **changes):
   arguments = {
     "title": "Run <b>1</b>",
     "config": {"data": {"name": "<digits>"}, "rate": np.float32(0.5)},
     "records": [],
     "summary": SUMMARY,
-    "class_names": NAMES,
   }
-  path = write_report(workdir, source=source, alpha=alpha, **(arguments | changes))
+  if source is None:
+    arguments |= {"listed": None}
+  else:
+    known = source.get("true_label")
+    listed = SourceList(alpha, source["label"], None, file, suggestions, known, class_names)
+    arguments |= {"x": source.get("x"), "listed": listed}
+  path = write_report(workdir, **(arguments | changes))
   assert path == workdir / "report.html"
   page = Page(path)
   assert not page.open
-  # Needs nothing from outside, and no scripts.
+  # Needs nothing from outside.
   assert "://" not in page.source and "url(" not in page.source
-  assert not {"script", "link", "iframe", "object"} & set(page.tags)
+  assert not {"link", "iframe", "object"} & set(page.tags)
+  assert page.scripts == [{}] * len(page.scripts)
   for image in page.images:
     head, data = image["src"].split(",")
     assert head == "data:image/png;base64" and image["alt"]
@@ -118,7 +137,7 @@ def test_a_source_on_disk(tmp_path, kind):
   x = OnDisk(source["x"])
   pages = [write(tmp_path / str(n), source | {"x": x}, alpha)[0].source for n, x in enumerate((source["x"], x))]
   assert pages[0] == pages[1]
-  assert x.read == {"color": 64, "points": 100, "other": 0}[kind]
+  assert x.read == {"color": len(Page(tmp_path / "1" / "report.html").examples), "points": 100, "other": 0}[kind]
 
 
 @pytest.mark.parametrize("kind", ["color", "gray"])
@@ -128,21 +147,88 @@ def test_pictures(tmp_path, kind):
   assert files == {
     "curves.png", "alpha_histogram.png", "retention.png", "lowest.png", "highest.png"
   }  # fmt: skip
-  captions = page.captions()
+  captions = [
+    caption for caption, example in zip(page.captions(), page.examples, strict=True) if "hidden" not in example
+  ]
   assert len(captions) == 64
   lowest, highest = np.argmin(alpha), np.argmax(alpha)
   assert f"α = {alpha[lowest]:.3f}" in captions[0] and f"α = {alpha[highest]:.3f}" in captions[32]
   assert page.images[3]["alt"] == f"source example {lowest}"
   wrong = source["label"] != source["true_label"]
-  assert ["→" in caption for caption in captions[:32]] == list(wrong[np.argsort(alpha)[:32]])
-  assert (tmp_path / "source_weights.csv").read_text().splitlines()[0].endswith("true_label")
+  assert ['class="wrong"' in caption for caption in captions[:32]] == list(wrong[np.argsort(alpha)[:32]])
+
+
+def test_more_of_each_class_wait_until_it_is_chosen(tmp_path):
+  """Behind the first 32 of a sheet, up to 32 of a class, in the list's order."""
+  source, alpha = make_source("color", 300)
+  source["label"] = np.repeat([0, 1, 2], [250, 45, 5])
+  page, _ = write(tmp_path, source, alpha)
+  rows = [int(image["alt"].rsplit(" ", 1)[1]) for image in page.images if "example" in image["alt"]]
+  cut = rows.index(np.argmax(alpha))
+  for sheet, order in ((slice(0, cut), np.argsort(alpha)), (slice(cut, None), np.argsort(-alpha))):
+    examples = page.examples[sheet]
+    assert ["hidden" in example for example in examples] == [False] * 32 + [True] * (len(examples) - 32)
+    assert rows[sheet][:32] == order[:32].tolist() and len(set(rows[sheet])) == len(examples)
+    for c, count in enumerate((32, 32, 5)):
+      found = [row for row in rows[sheet] if source["label"][row] == c]
+      first = [row for row in order if source["label"][row] == c][:count]
+      assert sorted(found) == sorted(first) or len(found) > 32 and set(first) < set(found)
+  assert page.options == ["", "0", "1", "2"]
+
+
+def test_what_the_network_suggests(tmp_path):
+  source, alpha = make_source("other", 5, known=False)
+  source["label"], alpha = np.array([0, 1, 2, 0, 1]), np.arange(5, dtype=np.float32) / 10
+  said = Suggestions(np.full(5, 0.1, np.float32), np.array([1, 1, 0, 0, 2], np.int32), np.full(5, 0.9, np.float32))
+  page, files = write(tmp_path, source, alpha, suggestions=said)
+  rows = [re.sub(r"\s+", " ", row) for row in re.findall(r"<tr data-given.*?</tr>", page.source, re.DOTALL)]
+  assert ["→ a &amp; b 90 %" in row for row in rows[:3]] == [True, False, False]
+  assert "→" not in rows[1] and "→ &lt;b&gt;cat&lt;/b&gt; 90 %" in rows[2]
+  assert [example["data-suggested"] for example in page.examples[:3]] == ["1", "1", "0"]
+  assert page.options == ["", "0", "1", "2", "", "0", "1", "2"] and "examples" in page.source
+  assert files == {"alpha_histogram.png"}
+
+
+@pytest.mark.parametrize("kind", ["color", "other"])
+def test_files_are_linked(tmp_path, monkeypatch, kind):
+  """Relative to the page, or absolute, as they were given."""
+  monkeypatch.chdir(tmp_path)
+  source, alpha = make_source(kind, 4)
+  file = np.array(["web/a #1.jpg", "web/<b>/2.jpg", "/data/\u00e9.jpg", "~/4.jpg"], np.dtypes.StringDType())
+  monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", "/home/me"))
+  links = [link(name, "runs/mine") for name in file]
+  assert links == [
+    "../../web/a%20%231.jpg", "../../web/%3Cb%3E/2.jpg", "file:///data/%C3%A9.jpg", "file:///home/me/4.jpg",
+  ]  # fmt: skip
+  listed = SourceList(alpha, source["label"], None, file, None, None, NAMES)
+  path = write_report("runs/mine", title="", config={}, records=[], listed=listed, x=source["x"], summary={})
+  page = Page(path)
+  assert set(page.links) == set(links)
+  for name in ("a #1.jpg", "2.jpg", "\u00e9.jpg"):
+    assert f">{name}</a>" in page.source
+
+
+def test_large_pictures_are_made_smaller(tmp_path):
+  source = {"x": np.zeros((1, 320, 200, 3), np.uint8), "label": np.zeros(1, int)}
+  page, _ = write(tmp_path, source, np.zeros(1, np.float32))
+  shown = matplotlib_image.imread(io.BytesIO(base64.b64decode(page.images[1]["src"].split(",")[1])))
+  assert shown.shape[:2] == (160, 100)
+
+
+def test_what_was_left_out(tmp_path):
+  page, _ = write(tmp_path, None, None, summary={"left_out": {"of other classes": 1200, "unreadable": 1}})
+  assert page.table() == [("Left out of the source", "1,200 of other classes; 1 unreadable")]
 
 
 def test_a_picture_is_the_right_one(tmp_path):
   source, alpha = make_source("color", 10)
   page, _ = write(tmp_path, source, alpha)
-  for position, row in ((2, np.argmin(alpha)), (2 + 5, np.argmax(alpha))):
-    data = base64.b64decode(page.images[position]["src"].split(",")[1])
+  pictures = [image for image in page.images if "example" in image["alt"]]
+  assert pictures[0]["alt"] == f"source example {np.argmin(alpha)}"
+  assert {int(image["alt"].rsplit(" ", 1)[1]) for image in pictures} == set(range(10))
+  for image in pictures:
+    row = int(image["alt"].rsplit(" ", 1)[1])
+    data = base64.b64decode(image["src"].split(",")[1])
     shown = matplotlib_image.imread(io.BytesIO(data))[..., :3]
     np.testing.assert_array_equal(np.round(shown * 255), source["x"][row])
 
@@ -183,14 +269,14 @@ def test_without_wrong_labels(tmp_path, all_right):
     source["true_label"] = source["label"]
   page, files = write(tmp_path, source, alpha)
   assert "retention.png" not in files
-  assert "→" not in page.text and "arrow" not in page.text
+  assert 'class="wrong"' not in page.source and "brackets" not in page.text
 
 
 @pytest.mark.parametrize("count, shown", [(1, 2), (9, 10), (64, 64)])
 def test_small_sources(tmp_path, count, shown):
   source, alpha = make_source("gray", count)
   page, _ = write(tmp_path, source, alpha)
-  assert len(page.captions()) == shown
+  assert sum("hidden" not in example for example in page.examples) == shown
 
 
 @pytest.mark.parametrize("kind", ["gray", "points"])
@@ -215,7 +301,7 @@ def test_labels_without_a_name(tmp_path):
   source, alpha = make_source("gray", 20, known=False)
   source["label"][:] = 7
   page, _ = write(tmp_path, source, alpha)
-  assert all(caption.startswith("7<br>") for caption in page.captions())
+  assert page.captions() and all(caption.startswith("<span>7</span><br>") for caption in page.captions())
 
 
 def test_the_same_run_gives_the_same_page(tmp_path):
@@ -303,9 +389,3 @@ def test_global_state_is_left_alone(tmp_path):
   source, alpha = make_source("points", 20)
   write(tmp_path, source, alpha)
   assert dict(matplotlib.rcParams) == before
-
-
-def test_lengths_must_agree(tmp_path):
-  source, alpha = make_source("gray", 20)
-  with pytest.raises(ValueError, match="label has shape"):
-    write(tmp_path, source, alpha[:-1])

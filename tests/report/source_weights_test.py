@@ -1,6 +1,5 @@
-"""Tests of soseleto_jax.metrics."""
+"""Detection and retention by the weights."""
 
-import csv
 import itertools
 
 import numpy as np
@@ -92,46 +91,3 @@ def test_retention_ends_at_the_fraction_of_all():
   assert remaining[-1] == wrong.mean()
   with pytest.raises(ValueError, match="points=1"):
     source_weights.retention_curve(alpha, wrong, points=1)
-
-
-def test_source_weights_lists_lowest_first_and_ties_by_index():
-  columns = source_weights.source_weights(
-    np.array([0.5, 0.0, 1.0, 0.0]), np.array([3, 4, 5, 6]), np.array([3, 4, 0, 1])
-  )
-  assert list(columns) == ["index", "label", "alpha", "rank", "true_label"]
-  assert columns["index"].tolist() == [1, 3, 0, 2]
-  assert columns["label"].tolist() == [4, 6, 3, 5]
-  assert columns["alpha"].tolist() == [0.0, 0.0, 0.5, 1.0]
-  assert columns["rank"].tolist() == [0, 1, 2, 3]
-  assert columns["true_label"].tolist() == [4, 1, 3, 0]
-  tied = source_weights.source_weights(np.tile([1.0, 0.0], 100), np.zeros(200))
-  assert tied["index"].tolist() == [*range(1, 200, 2), *range(0, 200, 2)]
-
-
-@pytest.mark.parametrize("with_true_label", [False, True])
-def test_csv_gives_back_every_weight_exactly(tmp_path, with_true_label):
-  rng = np.random.default_rng(1)
-  alpha = np.concatenate([rng.random(500), 10 ** rng.uniform(-40, 0, 500), [0, 1, 0.1]])
-  alpha = alpha.astype(np.float32)
-  label = rng.integers(0, 10, len(alpha))
-  true_label = rng.integers(0, 10, len(alpha)) if with_true_label else None
-  path = tmp_path / "source_weights.csv"
-  path.write_text("old")
-  source_weights.write_source_weights(path, alpha, label, true_label)
-  with path.open(newline="") as file:
-    rows = list(csv.DictReader(file))
-  assert len(rows) == len(alpha)
-  index = np.array([int(row["index"]) for row in rows])
-  assert sorted(index) == list(range(len(alpha)))
-  np.testing.assert_array_equal(np.float32([float(row["alpha"]) for row in rows]), alpha[index])
-  np.testing.assert_array_equal([int(row["label"]) for row in rows], label[index])
-  assert [int(row["rank"]) for row in rows] == list(range(len(alpha)))
-  assert ("true_label" in rows[0]) == with_true_label
-  if with_true_label:
-    np.testing.assert_array_equal([int(row["true_label"]) for row in rows], true_label[index])
-  assert list(tmp_path.iterdir()) == [path]
-
-
-def test_labels_of_another_length_are_refused(tmp_path):
-  with pytest.raises(ValueError, match="label has shape"):
-    source_weights.write_source_weights(tmp_path / "x.csv", np.zeros(3), np.zeros(2))

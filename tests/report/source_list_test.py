@@ -1,0 +1,145 @@
+"""The list of the source's examples: its order, its columns, and what comes back from disk."""
+
+import csv
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from soseleto_jax.report import source_list
+from soseleto_jax.report.source_list import SourceList, Suggestions
+
+HEADER = [
+  "rank", "index", "row", "file", "label", "label_name", "alpha", "given_probability", "suggested", "suggested_name",
+  "suggested_probability",
+]  # fmt: skip
+NAMES = ("NA", 'a "cat", black', "null")  # what readers of CSV like to take for nothing
+
+
+def make_list(count=50, *, known=True, files=True, suggestions=True, seed=0):
+  rng = np.random.default_rng(seed)
+  alpha = np.where(rng.random(count) < 0.4, 0, 10 ** rng.uniform(-40, 0, count)).astype(np.float32)
+  numbers = [f"web/{i}, \u00e9.jpg" for i in range(count)]
+  said = Suggestions(rng.random(count, np.float32), rng.integers(0, 3, count, np.int32), rng.random(count, np.float32))
+  return SourceList(
+    alpha,
+    rng.integers(0, 3, count, np.int32),
+    rng.permutation(2 * count)[:count].astype(np.int32),
+    np.array(numbers, np.dtypes.StringDType()) if files else None,
+    said if suggestions else None,
+    rng.integers(0, 3, count, np.int32) if known else None,
+    NAMES,
+  )
+
+
+def test_the_order_is_by_alpha_then_by_the_probability_of_the_given_label():
+  alpha = np.float32([0.5, 0, 1, 0, 0, 0])
+  said = Suggestions(np.float32([0.1, 0.9, 0.1, 0.2, 0.9, 0.3]), np.zeros(6, np.int32), np.ones(6, np.float32))
+  label = np.arange(6)
+  assert SourceList(alpha, label, suggestions=said).order.tolist() == [3, 5, 1, 4, 0, 2]
+  assert SourceList(alpha, label).order.tolist() == [1, 3, 4, 5, 0, 2]
+
+
+def test_every_column_belongs_to_its_example():
+  listed = make_list()
+  frame = listed.head()
+  assert list(frame.columns) == [*HEADER, "true_label"] and len(frame) == 50
+  pd.testing.assert_frame_equal(frame.head(7), listed.head(7))
+  index = frame["index"]
+  assert frame["rank"].tolist() == list(range(50)) and sorted(index) == list(range(50))
+  columns = {"row": listed.row, "file": listed.file, "label": listed.label, "alpha": listed.alpha,
+             "true_label": listed.true_label, **vars(listed.suggestions)}  # fmt: skip
+  for name, column in columns.items():
+    assert frame[name].tolist() == column[index].tolist(), name
+  assert frame["label_name"].tolist() == [NAMES[label] for label in listed.label[index]]
+  assert frame["suggested_name"].tolist() == [NAMES[label] for label in listed.suggestions.suggested[index]]
+
+
+def test_a_label_without_a_name_shows_its_number():
+  assert SourceList(np.zeros(3), np.array([0, 2, 1]), class_names=["a", "b"]).head()["label_name"].tolist() == [
+    "a", "2", "b",
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize("known, files, suggestions", [(True, True, True), (False, False, False), (False, True, True)])
+@pytest.mark.parametrize("most_rows", [10_000_000, 20])
+def test_what_is_written_is_read_back(tmp_path, monkeypatch, known, files, suggestions, most_rows):
+  """To the last bit, in pieces, as CSV and above a length as Parquet, of which one only is there."""
+  monkeypatch.setattr(source_list, "MOST_ROWS_OF_CSV", most_rows)
+  monkeypatch.setattr(source_list, "_PIECE", 7)
+  listed = make_list(known=known, files=files, suggestions=suggestions)
+  (tmp_path / "source_weights.csv").write_text("old")
+  (tmp_path / "source_weights.parquet").write_text("old")
+  path = listed.write(tmp_path)
+  assert path.suffix == (".csv" if most_rows > 50 else ".parquet") and source_list.find(tmp_path) == path
+  assert {file.name for file in tmp_path.iterdir()} == {path.name, "alpha.npy"}
+  np.testing.assert_array_equal(np.load(tmp_path / "alpha.npy"), listed.alpha)
+  for n in (None, 0, 9, 500):
+    pd.testing.assert_frame_equal(source_list.read(path, n), listed.head(n))
+
+
+def test_the_csv_by_another_reader(tmp_path):
+  listed = make_list()
+  with listed.write(tmp_path).open(newline="", encoding="utf-8") as file:
+    rows = list(csv.DictReader(file))
+  assert list(rows[0]) == [*HEADER, "true_label"]
+  index = np.array([int(row["index"]) for row in rows])
+  np.testing.assert_array_equal(np.float32([float(row["alpha"]) for row in rows]), listed.alpha[index])
+  assert [row["file"] for row in rows] == listed.file[index].tolist()
+
+
+def test_without_pyarrow_a_long_list_is_csv(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(source_list, "MOST_ROWS_OF_CSV", 20)
+  monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+  assert make_list().write(tmp_path).name == "source_weights.csv"
+  assert "pip install pyarrow" in caplog.text
+
+
+def test_without_pandas_the_error_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, "pandas", None)
+  with pytest.raises(ImportError, match="pip install pandas"):
+    make_list().head()
+
+
+def test_a_list_of_an_older_version(tmp_path):
+  path = tmp_path / "source_weights.csv"
+  path.write_text("index,label,alpha,rank,true_label\n4,1,0.25,0,2\n")
+  frame = source_list.read(path)
+  assert frame.loc[0].to_dict() == {"index": 4, "label": 1, "alpha": 0.25, "rank": 0, "true_label": 2}
+
+
+def test_half_a_list_is_never_seen(tmp_path, monkeypatch):
+  listed, path = make_list(), tmp_path / "source_weights.csv"
+  path.write_text("old")
+  monkeypatch.setattr(source_list, "_write_csv", lambda path, listed: path.write_text("half") and 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    listed.write(tmp_path)
+  assert path.read_text() == "old" and {file.name for file in tmp_path.iterdir()} == {path.name, "alpha.npy"}
+
+
+@pytest.mark.parametrize(
+  "fields, message",
+  [
+    ({"alpha": np.zeros(0)}, "alpha has shape"),
+    ({"alpha": np.array([0, np.nan])}, r"alpha\[1\]=nan"),
+    ({"label": np.zeros(3)}, "label has shape"),
+    ({"file": np.array(["a"])}, "file has shape"),
+    ({"suggestions": Suggestions(np.zeros(1), np.zeros(2), np.zeros(2))}, "given_probability has shape"),
+  ],
+)
+def test_what_does_not_fit_is_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    SourceList(**{"alpha": np.zeros(2), "label": np.zeros(2, int)} | fields)
+
+
+@pytest.mark.parametrize("n", [-1, 1.5, True])
+def test_a_number_of_rows_that_is_none(n):
+  with pytest.raises(ValueError, match="n="):
+    make_list().head(n)
+
+
+def test_what_was_left_out():
+  assert (
+    source_list.left_out_line({"of other classes": 1234, "unreadable": 1}) == "1,234 of other classes; 1 unreadable"
+  )
