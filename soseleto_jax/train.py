@@ -180,17 +180,19 @@ def _finish(experiment, state, window, checkpoints, workdir, start):
     "steps": experiment.num_steps,
     "seconds": round(window.seconds, 1),
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    "test_accuracy": last["test_accuracy"],
   }
+  if "test_accuracy" in last:
+    summary["test_accuracy"] = last["test_accuracy"]
   if "validation_accuracy" in last:
     best = max(records, key=lambda record: record["validation_accuracy"])
     summary |= {
       "validation_accuracy": last["validation_accuracy"],
       "best_validation_accuracy": best["validation_accuracy"],
       "best_step": best["step"],
-      "test_accuracy_at_best": best["test_accuracy"],
       "best_checkpoint": window.best_step if window.best_step in checkpoints.steps else None,
     }
+    if "test_accuracy" in best:
+      summary["test_accuracy_at_best"] = best["test_accuracy"]
   if task.left_out:
     summary["left_out"] = dict(task.left_out)
   summary |= start | experiment.alpha_statistics(alpha)

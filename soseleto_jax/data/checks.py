@@ -1,13 +1,14 @@
 """Checks of what a user gives to `soseleto_jax.data`: a ValueError that names the cure."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from soseleto_jax.core.suggest import did_you_mean
 from soseleto_jax.data import lazy
+from soseleto_jax.data.labels import is_number
 
 
 def choice(field: str, value: str, choices: Iterable[str]) -> None:
@@ -29,19 +30,38 @@ def labels(field: str, values: np.ndarray, num_classes: int) -> None:
     )
 
 
-def no_empty_class(field: str, values: np.ndarray, num_classes: int, cure: str) -> None:
-  """Raises ValueError where a class has no example among the labels `values`."""
-  empty = np.flatnonzero(np.bincount(values, minlength=num_classes) == 0)
+def no_empty_class(field: str, values: np.ndarray, class_names: Sequence[str], cure: str) -> None:
+  """Raises ValueError where a class has no example among the labels `values`, or there is one class alone."""
+  empty = np.flatnonzero(np.bincount(values, minlength=len(class_names)) == 0)
   if empty.size:
-    raise ValueError(f"{field} has no example of class {empty[0]}; {cure}")
+    raise ValueError(f"{field} has no example of {called(class_names, empty)}; {cure}")
+  if len(class_names) < 2:
+    raise ValueError(
+      f"{field} has one class alone, {class_names[0]!r}; there is nothing to tell apart: give two or more"
+    )
+
+
+def called(class_names: Sequence[str], numbers: np.ndarray) -> str:
+  """Names some classes: "class 3 ('cat')", or "classes 'cat', 'dog'"."""
+  if len(numbers) > 1:
+    return f"classes {listed([class_names[c] for c in numbers])}"
+  name = class_names[numbers[0]]
+  return f"class {numbers[0]}" + ("" if name == str(numbers[0]) else f" ({name!r})")
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+  """Lists names, in quotes."""
+  more = f" and {len(names) - most} more" if len(names) > most else ""
+  return ", ".join(map(repr, names[:most])) + more
 
 
 def pixels(field: str, x: Any) -> None:
   """Raises ValueError where x is no numeric `[N, H, W, C]` or `[N, D]`, is empty, or not finite."""
-  if len(x.shape) not in (2, 4) or 0 in x.shape or x.dtype.kind not in "uif":
+  gray = len(x.shape) == 3 and x.dtype == np.uint8
+  if gray or len(x.shape) not in (2, 3, 4) or 0 in x.shape or x.dtype.kind not in "uif":
     raise ValueError(
       f"{field} has shape {x.shape} and dtype {x.dtype}; give numbers of shape [N, H, W, C] "
-      "(add a last axis to images of one channel) or [N, D]"
+      "(add a last axis to images of one channel: x[..., None]), [N, D], or sequences [N, T, D]"
     )
   if x.dtype.kind == "f":
     finite = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in lazy.chunks(x)]
@@ -53,9 +73,11 @@ def pixels(field: str, x: Any) -> None:
 
 
 def names_match(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
-  """Whether two lists can name the same classes; numbers match any names."""
+  """Whether two lists can name the same classes; the numbers from 0 match any names that are no numbers."""
+  if len(names) != len(others) or names == others:
+    return names == others
   numbers = tuple(str(c) for c in range(len(names)))
-  return len(names) == len(others) and (names == others or numbers in (names, others))
+  return numbers in (names, others) and not all(map(is_number, (*names, *others)))
 
 
 def same_classes(source: tuple[str, ...], target: tuple[str, ...]) -> None:

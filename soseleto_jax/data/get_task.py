@@ -2,14 +2,15 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from soseleto_jax.data import checks, lazy, sides, synthetic
+from soseleto_jax.data import checks, classes, lazy, sides, synthetic
 from soseleto_jax.data.normalization import Normalization, fit_normalization
-from soseleto_jax.data.selection import Examples, Subset
-from soseleto_jax.data.task import Task
+from soseleto_jax.data.selection import Subset
+from soseleto_jax.data.task import Task, assemble
 
 
 def data_config() -> ml_collections.ConfigDict:
@@ -19,16 +20,20 @@ def data_config() -> ml_collections.ConfigDict:
   `path` (docs/your_data.md). `feed` says where batches come from: `resident` keeps all pixels in memory and on the
   devices, `streaming` reads each batch when its step comes near, and `auto` streams sets of more than 2 GiB, those that
   you gave as memory maps, and everything where there are several processes. `classes=()` means all,
-  `size=0` leaves images as they are, `num_examples=0` of the source takes all that are left, and
-  the target needs either `num_examples` or `examples_per_class`. `mean` and `std` are for
-  `normalization="fixed"`. With `shared_classes` the target uses the source's normalisation.
+  `size=0` leaves images as they are, and `num_examples=0` takes all that are left; of the target either it or
+  `examples_per_class` may be given. Test and validation are a split, or drawn from the target's, or neither. `mean` and
+  `std` are for `normalization="fixed"`. With `shared_classes` the target uses the source's normalisation, and classes
+  meet by name.
   """
   images = dict(path="", classes=(), grayscale=False, size=0, normalization="channel", mean=(), std=())
+  images |= dict(aspect="crop", background="white")  # of a folder's images: images.ASPECTS, and what is behind alpha
   return ml_collections.ConfigDict(
     dict(
       data_dir=config_dict.placeholder(str),
       feed="auto",  # lazy.FEEDS
       shared_classes=True,
+      drop_unshared=False,  # leaves out the examples of classes that only one side has, which are an error otherwise
+      on_unreadable="stop",  # folders.ON_UNREADABLE: what to do about files of a folder that are no images
       source=dict(
         dataset="cifar10",
         split="train",
@@ -44,11 +49,13 @@ def data_config() -> ml_collections.ConfigDict:
       target=dict(
         dataset="cifar10",
         split="train",
-        test_split="test",
+        test_split="test",  # "": none
+        validation_split="",
         label_key="label",
         num_examples=0,
         examples_per_class=0,
         num_validation=0,
+        num_test=0,
         **images,
       ),
     )
@@ -90,35 +97,31 @@ def get_task(
   most_bytes = lazy.memory_limit(config.feed, num_processes)
   read = functools.cache(functools.partial(read, data_dir=config.data_dir, most_bytes=most_bytes))
 
-  target_pool, target, validation, test = sides.read_target(read, target_side, seed)
-  held_out = [part for part in (target, validation, test) if part is not None]
-  source_pool = sides.choose(read, source_side, source_side.split, "source").without(*held_out)
-  source = sides.draw_source(source_pool, source_side, seed)
-
-  source_normalization = _fit("source", source_side, (source if shared else source_pool).examples)
+  read = functools.partial(read, on_unreadable=config.on_unreadable) if config.on_unreadable != "stop" else read
+  target_pool, held_out = sides.read_target(read, target_side)
+  source_pool = sides.read_source(read, source_side)
   if shared:
-    target_normalization = source_normalization
-  else:
-    target_normalization = _fit("target", target_side, target_pool.examples)
-  return Task(
-    name=" -> ".join(dict.fromkeys(side.path or side.dataset for side in (source_side, target_side))),
-    source=source.examples,
-    target=target.examples,
-    validation=validation.examples if validation else None,
-    test=test.examples,
-    source_class_names=source.class_names,
-    target_class_names=target.class_names,
+    with checks.prefix("config.data.shared_classes=True: "):
+      source_pool, target_pool, held_out = classes.share(source_pool, target_pool, held_out, config.drop_unshared)
+  target, test, validation = sides.draw_target(target_pool, held_out, target_side, seed)
+  source_pool = source_pool.without(*(part for part in (target, validation, test) if part is not None))
+  source = sides.draw_source(source_pool, source_side, seed)
+  return assemble(
+    source,
+    target,
+    test,
+    validation,
     shared_classes=shared,
-    source_normalization=source_normalization,
-    target_normalization=target_normalization,
-    left_out=source.left_out,
-    target_labels=target.class_names if target_side.dataset == "folder" else None,
+    fit=lambda side, x: _fit(side, config[side], x),
+    fit_source_on=None if shared else source_pool.examples,
+    fit_target_on=target_pool.examples,
+    name=" -> ".join(dict.fromkeys(side.path or side.dataset for side in (source_side, target_side))),
   )
 
 
-def _fit(field: str, side: ml_collections.ConfigDict, examples: Examples) -> Normalization:
+def _fit(field: str, side: ml_collections.ConfigDict, x: Any) -> Normalization:
   with checks.prefix(f"config.data.{field}."):
-    return fit_normalization(side.normalization, examples["x"], side.mean, side.std)
+    return fit_normalization(side.normalization, x, side.mean, side.std)
 
 
 def _synthetic_task(config: ml_collections.ConfigDict, seed: int) -> Task:
@@ -148,7 +151,7 @@ def _synthetic_task(config: ml_collections.ConfigDict, seed: int) -> Task:
     "num_validation": config.target.num_validation,
   }
   sets = synthetic.make(seed, **{name: size for name, size in sizes.items() if size})
-  normalization = _fit("source", config.source, sets["source"])
+  normalization = _fit("source", config.source, sets["source"]["x"])
   return Task(
     name="synthetic",
     source=sets["source"],

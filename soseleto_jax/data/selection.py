@@ -22,6 +22,7 @@ class Subset:
     dataset: name of the data set.
     split: name of the split.
     left_out: how many of the split's examples are not among these, by the reason.
+    meanings: of each name the label as the user has it, such as 3 for "3"; None where labels are 0 to K - 1.
   """
 
   examples: Examples
@@ -29,6 +30,7 @@ class Subset:
   dataset: str
   split: str
   left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  meanings: Mapping[str, Any] | None = None
 
   def __len__(self) -> int:
     return len(self.examples["label"])
@@ -37,6 +39,10 @@ class Subset:
     """Returns the examples at an index (integers or a mask)."""
     examples = {key: lazy.take(value, index) for key, value in self.examples.items()}
     return dataclasses.replace(self, examples=examples)
+
+  def called(self) -> tuple[Any, ...] | None:
+    """Returns the label of each class as the user has it; None: 0 to K - 1."""
+    return None if self.meanings is None else tuple(self.meanings.get(name, name) for name in self.class_names)
 
   def leave_out(self, dropped: np.ndarray, reason: str) -> "Subset":
     """Returns the examples that a mask, bool `[N]`, does not mark, and counts those that it does."""
@@ -79,6 +85,18 @@ class Subset:
       examples=self.examples | relabelled,
       class_names=tuple(self.class_names[c] for c in classes),
     ).leave_out(dropped, "of other classes")
+
+  def in_classes(self, class_names: Sequence[str]) -> "Subset":
+    """Returns the examples of the classes of a list, relabelled by their names' places in it."""
+    if tuple(class_names) == self.class_names:
+      return self
+    place = {name: number for number, name in enumerate(class_names)}
+    new_label = np.array([place.get(name, -1) for name in self.class_names], np.int32)
+    columns = {key: new_label[self.examples[key]] for key in ("label", "true_label") if key in self.examples}
+    subset = dataclasses.replace(self, examples=self.examples | columns, class_names=tuple(class_names))
+    return subset.leave_out(
+      np.any([column < 0 for column in columns.values()], axis=0), "of classes that one side lacks"
+    )
 
   def without(self, *others: "Subset") -> "Subset":
     """Leaves out the examples that are also in others.
@@ -127,6 +145,27 @@ def per_class_counts(total: int, num_classes: int, seed: int, stream: str) -> np
   counts = np.full(num_classes, base)
   order = draws.permutation(num_classes, seed, "select", stream, "remainder")
   counts[order[:remainder]] += 1
+  return counts
+
+
+def even_counts(total: int, available: np.ndarray) -> np.ndarray:
+  """Splits `total` over classes as evenly as what each has allows; the first classes get the remainder.
+
+  Args:
+    total: at most the sum of `available`.
+    available: integers `[K]`.
+
+  >>> even_counts(10, np.array([2, 9, 9])).tolist()
+  [2, 4, 4]
+  """
+  counts = np.zeros_like(available)
+  while total > 0:
+    open_classes = np.flatnonzero(counts < available)
+    share = max(1, total // len(open_classes))
+    chosen = open_classes[:total]
+    added = np.minimum(share, available[chosen] - counts[chosen])
+    counts[chosen] += added
+    total -= int(added.sum())
   return counts
 
 

@@ -1,12 +1,25 @@
 """Reads and draws the two sides, source and target, of the task that a config describes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ml_collections
 import numpy as np
 
-from soseleto_jax.data import checks, digits, draws, files, lazy, noise, normalization, selection, tfds
+from soseleto_jax.data import (
+  checks,
+  classes,
+  digits,
+  draws,
+  files,
+  folders,
+  lazy,
+  noise,
+  normalization,
+  selection,
+  tfds,
+)
+from soseleto_jax.data.images import ASPECTS, Look, colour
 from soseleto_jax.data.selection import Subset
 
 _FILES = ("folder", "arrays")
@@ -29,20 +42,31 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       )
   source, target = config.source, config.target
   sizes = {f"source.{field}": source[field] for field in ("num_examples", "size")}
-  for field in ("num_examples", "examples_per_class", "num_validation", "size"):
+  for field in ("num_examples", "examples_per_class", "num_validation", "num_test", "size"):
     sizes[f"target.{field}"] = target[field]
   for field, value in sizes.items():
     if value < 0:
       raise ValueError(f"config.data.{field}={value} is negative; give 0 or more")
   if "synthetic" in (source.dataset, target.dataset):
     return
-  if bool(target.num_examples) == bool(target.examples_per_class):
+  whole = not (target.num_examples or target.examples_per_class)
+  one_set = all(source[field] == target[field] for field in ("dataset", "path", "split"))
+  if (target.num_examples and target.examples_per_class) or (whole and one_set):
     raise ValueError(
       f"config.data.target.num_examples={target.num_examples} and "
       f"config.data.target.examples_per_class={target.examples_per_class}; give one of the two"
+      + (", since without either the target is all of its split, which is the source's too" if whole else "")
     )
-  if target.split == target.test_split:
-    raise ValueError(f"config.data.target.test_split={target.test_split!r} is also target.split; test on another")
+  for name in ("test", "validation"):
+    split, count = target[f"{name}_split"], target[f"num_{name}"]
+    if split == target.split:
+      raise ValueError(f"config.data.target.{name}_split={split!r} is also target.split; {name} on another")
+    if split and count:
+      raise ValueError(
+        f"config.data.target.{name}_split={split!r} and config.data.target.num_{name}={count}; give one of the two, "
+        f"with {name}_split='' to draw from target.split"
+      )
+  _check_pictures(config)
   allowed = [("channel", (), ())]
   allowed.append((source.normalization, tuple(source.mean), tuple(source.std)))
   given = (target.normalization, tuple(target.mean), tuple(target.std))
@@ -51,6 +75,14 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       f"config.data.target.normalization={target.normalization!r} but with shared_classes the "
       "target uses the source's; set config.data.source.normalization alone"
     )
+
+
+def _check_pictures(config: ml_collections.ConfigDict) -> None:
+  checks.choice("config.data.on_unreadable", config.on_unreadable, folders.ON_UNREADABLE)
+  for side in ("source", "target"):
+    with checks.prefix(f"config.data.{side}."):
+      checks.choice("aspect", config[side].aspect, ASPECTS)
+      colour(config[side].background)
 
 
 def read(
@@ -63,6 +95,9 @@ def read(
   *,
   data_dir: str | None,
   most_bytes: float,
+  aspect: str = "crop",
+  background: str = "white",
+  on_unreadable: str = "stop",
 ) -> Subset:
   """Reads a split of a data set: `digits`, `folder`, `arrays` or one of TFDS; larger ones than a limit stay on disk."""
   if dataset in ("digits", *_FILES):
@@ -72,7 +107,8 @@ def read(
     if size:
       examples["x"] = normalization.resize(examples["x"], size)
   elif dataset == "folder":
-    examples = files.load_folder(path, split, grayscale=grayscale, size=size)
+    look = Look("L" if grayscale else "RGB", size, aspect, background, photo=True)
+    examples = folders.load_folder(path, split, look, on_unreadable=on_unreadable, most_bytes=most_bytes)
   elif dataset == "arrays":
     if grayscale or size:
       raise ValueError(f"grayscale={grayscale}, size={size}: x.npy is taken as it is; leave both out")
@@ -89,20 +125,59 @@ def read(
     )
   if lazy.num_bytes(examples["x"]) <= most_bytes:
     examples["x"] = lazy.load(examples["x"])
-  class_names = examples.pop("class_names")
-  examples["row"] = np.arange(len(examples["label"]), dtype=np.int32)
-  return Subset(examples, class_names, path or dataset, split)
+  class_names, left_out = examples.pop("class_names"), examples.pop("left_out", {})
+  meanings = examples.pop("meanings", {name: name for name in class_names} if dataset == "folder" else None)
+  examples.setdefault("row", np.arange(len(examples["label"]), dtype=np.int32))
+  return Subset(examples, class_names, path or dataset, split, left_out, meanings)
 
 
-def choose(read: Callable[..., Subset], side: ml_collections.ConfigDict, split: str, field: str) -> Subset:
-  """Reads a split for a side of the config, and keeps the side's classes."""
+def _read_side(read: Callable[..., Subset], side: ml_collections.ConfigDict, split: str, field: str) -> Subset:
   with checks.prefix(f"config.data.{field}: "):
-    subset = read(side.dataset, split, side.label_key, side.grayscale, side.size, side.path)
-  return subset.take_classes(side.classes, f"config.data.{field.split('.')[0]}")
+    options = {}
+    if side.dataset == "folder":
+      options = {"aspect": side.aspect, "background": side.background}
+    return read(side.dataset, split, side.label_key, side.grayscale, side.size, side.path, **options)
 
 
-def draw_target(pool: Subset, side: ml_collections.ConfigDict, seed: int) -> tuple[Subset, Subset | None]:
-  """Draws the target and, if asked for, a validation set beside it, both balanced by class."""
+def read_source(read: Callable[..., Subset], side: ml_collections.ConfigDict) -> Subset:
+  """Reads the source's split, and keeps the side's classes."""
+  return _read_side(read, side, side.split, "source").take_classes(side.classes, "config.data.source")
+
+
+def read_target(read: Callable[..., Subset], side: ml_collections.ConfigDict) -> tuple[Subset, list[Subset | None]]:
+  """Reads the target's splits: what target and more are drawn from, the test set and the validation set, if any.
+
+  They have one list of classes, by name, of which the side's are kept.
+  """
+  splits = {"target.test_split": side.test_split, "target.validation_split": side.validation_split}
+  held_out = [_read_side(read, side, split, field) if split else None for field, split in splits.items()]
+  pool, held_out = classes.of_one_side(_read_side(read, side, side.split, "target"), held_out)
+  pool = pool.take_classes(side.classes, "config.data.target")
+  held_out = [None if part is None else part.take_classes(side.classes, "config.data.target") for part in held_out]
+  return pool.without(*(part for part in held_out if part is not None)), held_out
+
+
+def draw_target(
+  pool: Subset, held_out: Sequence[Subset | None], side: ml_collections.ConfigDict, seed: int
+) -> tuple[Subset, Subset | None, Subset | None]:
+  """Draws the target, and test and validation sets beside it where they are asked for, balanced by class.
+
+  Args:
+    pool: what to draw from, and
+    held_out: test and validation set, as `read_target` returned them.
+    side: the target's.
+    seed: of the experiment.
+
+  Returns:
+    Target, test, validation. Without `num_examples` and `examples_per_class` the target is all that the others leave.
+  """
+  test, validation = held_out
+  if not (side.num_examples or side.examples_per_class):
+    if side.num_test:
+      test, pool = _set_apart(pool, "test", side.num_test, seed)
+    if side.num_validation:
+      validation, pool = _set_apart(pool, "validation", side.num_validation, seed)
+    return pool, test, validation
   labels, num_classes = pool.examples["label"], len(pool.class_names)
   if side.examples_per_class:
     field = f"config.data.target.examples_per_class={side.examples_per_class}"
@@ -113,23 +188,26 @@ def draw_target(pool: Subset, side: ml_collections.ConfigDict, seed: int) -> tup
   if counts.min() < 1:
     raise ValueError(f"{field} leaves some of the {num_classes} classes without any; ask for more")
   index = selection.balanced(labels, counts, seed, "target", field)
-  if not side.num_validation:
-    return pool.take(index), None
-  rest = np.delete(np.arange(len(pool)), index)
-  field = f"config.data.target.num_validation={side.num_validation}"
-  counts = selection.per_class_counts(side.num_validation, num_classes, seed, "validation")
-  held_out = rest[selection.balanced(labels[rest], counts, seed, "validation", field)]
-  return pool.take(index), pool.take(held_out)
+  rest = pool.take(np.delete(np.arange(len(pool)), index))
+  drawn = {"test": test, "validation": validation}
+  for name in ("validation", "test"):
+    if wanted := side[f"num_{name}"]:
+      counts = selection.per_class_counts(wanted, num_classes, seed, name)
+      field = f"config.data.target.num_{name}={wanted}"
+      chosen = selection.balanced(rest.examples["label"], counts, seed, name, field)
+      drawn[name], rest = rest.take(chosen), rest.take(np.delete(np.arange(len(rest)), chosen))
+  return pool.take(index), drawn["test"], drawn["validation"]
 
 
-def read_target(
-  read: Callable[..., Subset], side: ml_collections.ConfigDict, seed: int
-) -> tuple[Subset, Subset, Subset | None, Subset]:
-  """Reads the target's splits: the pool beside the test set, and drawn from it the target, validation; the test set."""
-  pool = choose(read, side, side.split, "target")
-  test = choose(read, side, side.test_split, "target.test_split")
-  pool = pool.without(test)
-  return pool, *draw_target(pool, side, seed), test
+def _set_apart(pool: Subset, name: str, wanted: int, seed: int) -> tuple[Subset, Subset]:
+  """Draws examples from a set, as evenly over its classes as it allows, and leaves one of each; returns both parts."""
+  labels = pool.examples["label"]
+  available = np.maximum(np.bincount(labels, minlength=len(pool.class_names)) - 1, 0)
+  field = f"config.data.target.num_{name}={wanted}"
+  if wanted > available.sum():
+    raise ValueError(f"{field} but the target has {len(pool)} examples, and one of each class stays; ask for fewer")
+  index = selection.balanced(labels, selection.even_counts(wanted, available), seed, name, field)
+  return pool.take(index), pool.take(np.delete(np.arange(len(pool)), index))
 
 
 def draw_source(pool: Subset, side: ml_collections.ConfigDict, seed: int) -> Subset:

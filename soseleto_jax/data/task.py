@@ -1,22 +1,19 @@
 """The data of an experiment: a large source set, a small clean target set, and what to test on."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from soseleto_jax.data import checks, lazy
+from soseleto_jax.data import checks, classes, doubts, pairs
 from soseleto_jax.data.normalization import Normalization, fit_normalization
-from soseleto_jax.data.selection import Examples
+from soseleto_jax.data.selection import Examples, Subset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
   """Source, target, validation and test sets, checked when made.
 
-  Each set is a dict of `x`, uint8 `[N, H, W, C]` or float32 `[N, D]` as stored (not normalised),
+  Each set is a dict of `x`, uint8 `[N, H, W, C]` or float32 `[N, D]` or `[N, T, D]` as stored (not normalised),
   and `label`, int32 `[N]`. An `x` may stay on disk: see `soseleto_jax.data.lazy`. `row`, int32 `[N]`, is the examples'
   places in the data set's split or the user's own data, by default their order here; `file`, strings `[N]`, the paths
   that they were read from, where they were. `source` has
@@ -28,7 +25,7 @@ class Task:
     source: the large set, whose examples are weighted.
     target: the small clean set, which steers the weights.
     validation: more clean examples, for choosing settings, or None.
-    test: for reporting only.
+    test: for reporting only, or None.
     source_class_names: one name for each source class.
     target_class_names: one name for each class of target, validation and test.
     shared_classes: whether source and target have the same classes (noisy labels; else transfer).
@@ -39,15 +36,15 @@ class Task:
       given in; None: 0 to K - 1.
 
   Raises:
-    ValueError: for labels outside the classes, a class without source or target example, pixels
-      that are not finite, or images of unequal shape.
+    ValueError: for labels outside the classes, a class without source or target example, one class alone,
+      pixels that are not finite, or images of unequal shape.
   """
 
   name: str
   source: Examples
   target: Examples
   validation: Examples | None
-  test: Examples
+  test: Examples | None
   source_class_names: tuple[str, ...]
   target_class_names: tuple[str, ...]
   shared_classes: bool
@@ -57,10 +54,10 @@ class Task:
   target_labels: tuple[Any, ...] | None = None
 
   def __post_init__(self):
-    sets = {"source": self.source, "target": self.target, "test": self.test}
-    if self.validation is not None:
-      sets["validation"] = self.validation
+    sets = {"source": self.source, "target": self.target, "test": self.test, "validation": self.validation}
     for name, examples in sets.items():
+      if examples is None:
+        continue
       num_classes = self.num_source_classes if name == "source" else self.num_target_classes
       checks.pixels(f"{name} x", examples["x"])
       for column in ("label", "true_label"):
@@ -78,8 +75,8 @@ class Task:
         )
     cure = "give more examples, or leave the class out"
     right = self.source.get("true_label", self.source["label"])
-    checks.no_empty_class("source", right, self.num_source_classes, cure)
-    checks.no_empty_class("target", self.target["label"], self.num_target_classes, cure)
+    checks.no_empty_class("source", right, self.source_class_names, cure)
+    checks.no_empty_class("target", self.target["label"], self.target_class_names, cure)
     if self.shared_classes:
       checks.same_classes(self.source_class_names, self.target_class_names)
 
@@ -97,34 +94,84 @@ class Task:
     return len(self.target_class_names)
 
 
-def from_arrays(
-  source_x: np.ndarray,
-  source_label: np.ndarray,
-  target_x: np.ndarray,
-  target_label: np.ndarray,
-  test_x: np.ndarray,
-  test_label: np.ndarray,
+def assemble(
+  source: Subset,
+  target: Subset,
+  test: Subset | None,
+  validation: Subset | None,
   *,
-  validation: tuple[np.ndarray, np.ndarray] | None = None,
-  true_label: np.ndarray | None = None,
+  shared_classes: bool,
+  fit: Callable[[str, Any], Normalization],
+  fit_source_on: Examples | None = None,
+  fit_target_on: Examples | None = None,
+  name: str,
+) -> Task:
+  """Returns the task of sets whose classes are matched: see `soseleto_jax.data.classes`.
+
+  Args:
+    source: as it is to be weighted.
+    target: the clean set.
+    test: to test on, or None.
+    validation: for choosing settings, or None.
+    shared_classes: whether source and target have the same classes; the target is then normalised as the source is.
+    fit: `(side, x) -> Normalization`.
+    fit_source_on: what the source's normalisation is fitted on; None: the source.
+    fit_target_on: likewise the target's, without `shared_classes`.
+    name: a short name of the data.
+  """
+  checks.pixels("source x", source.examples["x"])
+  checks.pixels("target x", target.examples["x"])
+  source_normalization = fit("source", (fit_source_on or source.examples)["x"])
+  target_normalization = source_normalization
+  if not shared_classes:
+    target_normalization = fit("target", (fit_target_on or target.examples)["x"])
+  task = Task(
+    name=name,
+    source=source.examples,
+    target=target.examples,
+    validation=None if validation is None else validation.examples,
+    test=None if test is None else test.examples,
+    source_class_names=source.class_names,
+    target_class_names=target.class_names,
+    shared_classes=shared_classes,
+    source_normalization=source_normalization,
+    target_normalization=target_normalization,
+    left_out=source.left_out,
+    target_labels=target.called(),
+  )
+  doubts.warn(task)
+  return task
+
+
+def from_arrays(
+  source_x: Any,
+  source_label: Any,
+  target_x: Any,
+  target_label: Any,
+  test_x: Any = None,
+  test_label: Any = None,
+  *,
+  validation: tuple[Any, Any] | None = None,
+  true_label: Any = None,
   shared_classes: bool = True,
   normalization: str = "channel",
   mean: Sequence[float] = (),
   std: Sequence[float] = (),
   source_class_names: Sequence[str] = (),
   target_class_names: Sequence[str] = (),
+  drop_unshared: bool = False,
   name: str = "arrays",
 ) -> Task:
   """Returns a task made of your own arrays, with the checks of `Task`.
 
   Args:
-    source_x: `[N, H, W, C]` or `[N, D]`; uint8 is kept, other numbers become float32. A memory map, or another set of
-      `soseleto_jax.data.lazy`, stays on disk.
-    source_label: integers `[N]`, possibly wrong.
+    source_x: `[N, H, W, C]`, `[N, D]` or `[N, T, D]`, or a DataFrame; uint8 is kept, other numbers become float32. A
+      memory map, or another set of `soseleto_jax.data.lazy`, stays on disk.
+    source_label: `[N]`, possibly wrong: strings, whole numbers, bools or categories, which become 0..K-1.
     target_x: as `source_x`.
-    target_label: integers, right.
-    test_x: as `source_x`.
-    test_label: integers.
+    target_label: as `source_label`, but right.
+    test_x: as `source_x`; None: no test set.
+    test_label: as `target_label`.
     validation: (x, label) of more clean examples, or None.
     true_label: the right source labels `[N]`, for analysis, if known.
     shared_classes: whether source and target have the same classes.
@@ -132,62 +179,31 @@ def from_arrays(
       `shared_classes`, on the target for the target's side).
     mean: for `normalization="fixed"`.
     std: for `normalization="fixed"`.
-    source_class_names: one name for each source class; by default its number.
+    source_class_names: one name for each source class, where labels are the places in this list; by default the labels.
     target_class_names: likewise; by default, with `shared_classes`, the source's.
+    drop_unshared: leaves out examples of classes that only one side has, which are an error otherwise.
     name: a short name.
   """
-  source = _examples(source_x, source_label)
-  if true_label is not None:
-    source["true_label"] = _integers(true_label)
-  target, test = _examples(target_x, target_label), _examples(test_x, test_label)
-  held_out = _examples(*validation) if validation is not None else None
-  labels = {
-    "source": [source["label"], source.get("true_label", source["label"])],
-    "target": [part["label"] for part in (target, test, held_out) if part is not None],
-  }
   given = {"source": tuple(source_class_names), "target": tuple(target_class_names)}
-  names = _class_names(given, labels, shared_classes)
-  checks.pixels("source x", source["x"])
-  checks.pixels("target x", target["x"])
-  fit = functools.partial(fit_normalization, normalization, mean=mean, std=std)
-  source_normalization = fit(source["x"])
-  return Task(
-    name=name,
-    source=source,
-    target=target,
-    validation=held_out,
-    test=test,
-    source_class_names=names["source"],
-    target_class_names=names["target"],
+  if shared_classes:
+    either = given["source"] or given["target"]
+    given = {side: names or either for side, names in given.items()}
+
+  def read(field, side, x, label, true_label=None):
+    subset = pairs.read(field, x, label, true_label, positions=len(given[side]))
+    return dataclasses.replace(subset, class_names=given[side]) if given[side] else subset
+
+  source = read("source", "source", source_x, source_label, true_label)
+  parts = {"test": (test_x, test_label), "validation": validation or (None, None)}
+  held_out = [None if pair[0] is None else read(field, "target", *pair) for field, pair in parts.items()]
+  target, held_out = classes.of_one_side(read("target", "target", target_x, target_label), held_out)
+  if shared_classes and source.class_names != given["source"]:
+    source, target, held_out = classes.share(source, target, held_out, drop_unshared)
+  return assemble(
+    source,
+    target,
+    *held_out,
     shared_classes=shared_classes,
-    source_normalization=source_normalization,
-    target_normalization=source_normalization if shared_classes else fit(target["x"]),
+    fit=lambda side, x: fit_normalization(normalization, x, mean=mean, std=std),
+    name=name,
   )
-
-
-def _examples(x, label) -> Examples:
-  if hasattr(x, "__array__") or not hasattr(x, "shape"):
-    x = np.asanyarray(x)  # which leaves a memory map one
-  if x.dtype.kind in "uif" and x.dtype not in (np.uint8, np.float32):
-    x = lazy.Rows(x, dtype=np.float32) if lazy.is_lazy(x) else x.astype(np.float32)
-  return {"x": x, "label": _integers(label)}
-
-
-def _integers(label) -> np.ndarray:
-  label = np.asarray(label)
-  if label.dtype.kind not in "iu":
-    raise ValueError(f"labels have dtype {label.dtype}; give integers")
-  return label.astype(np.int32)
-
-
-def _class_names(given, labels, shared):
-  """Returns the names of each side's classes: those given, the other side's where they share classes, or numbers."""
-  if not shared:
-    return {side: names or _numbered(labels[side]) for side, names in given.items()}
-  either = given["source"] or given["target"] or _numbered(labels["source"] + labels["target"])
-  return {side: names or either for side, names in given.items()}
-
-
-def _numbered(labels: Sequence[np.ndarray]) -> tuple[str, ...]:
-  count = 1 + max(int(part.max(initial=0)) for part in labels)
-  return tuple(str(c) for c in range(count))

@@ -9,7 +9,7 @@ import numpy as np
 
 from soseleto_jax.core.suggest import did_you_mean
 from soseleto_jax.data import checks, lazy
-from soseleto_jax.data.images import MODES, Images
+from soseleto_jax.data.images import MODES, Images, Look
 
 # Examples decoded by one task of the thread pool; Pillow decodes outside Python's lock.
 _CHUNK = 512
@@ -64,8 +64,7 @@ def load(
     lambda rows: [example[image_key] for example in source.__getitems__(rows)],
     lambda row: f"image {row} of {name!r}",
     len(source),
-    mode="L" if grayscale else MODES[channels],
-    size=size,
+    Look("L" if grayscale else MODES[channels], size),
   )
   in_memory = lazy.num_bytes(images) <= most_bytes
   x, labels = _read(source, images, image_key, columns, in_memory)

@@ -41,8 +41,9 @@ def get_unlabelled(
     raise ValueError(f"num_examples={num_examples} is negative; give 0 for all that remain, or more")
   most_bytes = lazy.memory_limit(config.feed, 1)
   read = functools.partial(read, data_dir=config.data_dir, most_bytes=most_bytes)
-  pool, target, validation, _ = sides.read_target(read, config.target, seed)
-  rest = pool.without(*(part for part in (target, validation) if part is not None))
+  pool, held_out = sides.read_target(read, config.target)
+  drawn = sides.draw_target(pool, held_out, config.target, seed)
+  rest = pool.without(*(part for part in drawn if part is not None))
   if not len(rest):
     raise ValueError("config.data.target: target and validation leave no images of its split; ask for fewer of them")
   order = draws.permutation(len(rest), seed, "select", "unlabelled")

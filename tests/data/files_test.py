@@ -1,6 +1,5 @@
 """Folders of images and NumPy files as sets, what is said of broken ones, and the examples of docs/your_data.md."""
 
-import os
 import pathlib
 import re
 import shlex
@@ -12,131 +11,17 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from soseleto_jax.data import files, lazy, selection, sides
+from soseleto_jax.data import files, folders, lazy, selection, sides
 from soseleto_jax.data.get_task import data_config, get_task
 from soseleto_jax.report import page
 from soseleto_jax.train import train_and_evaluate
+from tests.data.written import config_of, write_arrays, write_images
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DOCS, CONFIG = ROOT / "docs" / "your_data.md", ROOT / "configs" / "digits_noise.py"
-CLASSES = ("cat", "dog", "owl")
 
 
-def write_images(root, count, seed, shape=(6, 5, 3), suffix=".png"):
-  """`count` images of each class, and what they hold, ordered by class and name."""
-  x = np.random.default_rng(seed).integers(0, 256, (len(CLASSES) * count, *shape), np.uint8)
-  for number, image in enumerate(x):
-    folder = root / CLASSES[number // count]
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.squeeze()).save(folder / f"{number:03}{suffix}")
-  return x
-
-
-def write_arrays(root, **columns):
-  root.mkdir(parents=True, exist_ok=True)
-  for name, column in columns.items():
-    np.save(root / f"{name}.npy", column)
-
-
-def config_of(dataset, source, target, feed="auto", **both):
-  config = data_config()
-  config.feed = feed
-  for side, path in ((config.source, source), (config.target, target)):
-    side.update(dataset=dataset, path=str(path), **both)
-  config.target.examples_per_class = 2
-  return config
-
-
-# Folders.
-
-
-def test_a_folder_is_read_in_order(tmp_path):
-  x = write_images(tmp_path / "train", 4, 0)
-  (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
-  (tmp_path / "train" / "cat" / ".hidden.png").write_text("no image")
-  (tmp_path / "train" / ".cache").mkdir()
-  found = files.load_folder(str(tmp_path), "train")
-  assert found["class_names"] == CLASSES
-  assert found["label"].tolist() == [0] * 4 + [1] * 4 + [2] * 4 and found["label"].dtype == np.int32
-  assert [pathlib.Path(file).exists() for file in found["file"]] == [True] * 12
-  assert [pathlib.Path(file).parent.name for file in found["file"]] == [name for name in CLASSES for _ in range(4)]
-  assert lazy.is_lazy(found["x"]) and found["x"].shape == x.shape and found["x"].dtype == np.uint8
-  np.testing.assert_array_equal(lazy.load(found["x"]), x)
-  order = np.array([7, 0, 7, 11])
-  np.testing.assert_array_equal(found["x"][order], x[order])
-
-
-def test_train_may_be_the_folder_itself_and_home_is_known(tmp_path, monkeypatch):
-  x = write_images(tmp_path / "web", 2, 0)
-  monkeypatch.setenv("HOME", str(tmp_path))
-  found = files.load_folder("~/web", "train")
-  np.testing.assert_array_equal(lazy.load(found["x"]), x)
-  assert {os.path.dirname(file) for file in found["file"]} == {f"~/web/{name}" for name in CLASSES}  # as it was given
-
-
-@pytest.mark.parametrize("suffix", [".png", ".JPG", ".bmp", ".webp", ".gif", ".tiff"])
-def test_sizes_colours_and_formats(tmp_path, suffix):
-  x = write_images(tmp_path, 1, 0, (8, 8, 1), suffix)
-  found = files.load_folder(str(tmp_path), "train", size=4)["x"]
-  assert found.shape == (3, 4, 4, 3)
-  gray = lazy.load(files.load_folder(str(tmp_path), "train", grayscale=True)["x"])
-  assert gray.shape == x.shape
-  if suffix in (".png", ".bmp", ".tiff"):
-    np.testing.assert_array_equal(gray, x)
-
-
-def test_images_of_unequal_size_need_a_size(tmp_path):
-  write_images(tmp_path, 2, 0)
-  Image.new("RGB", (7, 9)).save(tmp_path / "owl" / "z.png")
-  with pytest.raises(ValueError, match=r"cat/000.png is 5x6, .*owl/z.png is 7x9; set `size`"):
-    files.load_folder(str(tmp_path), "train")
-  assert files.load_folder(str(tmp_path), "train", size=3)["x"][np.arange(7)].shape == (7, 3, 3, 3)
-
-
-def empty_class(root):
-  (root / "bat").mkdir()
-
-
-def no_classes(root):
-  for name in CLASSES:
-    os.rename(root / name, root / f".{name}")
-
-
-def no_image(root):
-  (root / "dog" / "x.jpg").write_text("<html>not found</html>")
-
-
-def deep(root):
-  Image.fromarray(np.zeros((6, 5), np.uint16)).save(root / "dog" / "deep.png")
-
-
-@pytest.mark.parametrize(
-  "spoil, message",
-  [
-    (empty_class, "bat holds no images .*take the folder away"),
-    (no_classes, "holds no folders; give each class a folder"),
-    (no_image, "dog/x.jpg cannot be read as an image: .*replace or remove it"),
-    (deep, "dog/deep.png has pixels of mode 'I;16'"),
-  ],
-)
-def test_broken_folders(tmp_path, spoil, message):
-  write_images(tmp_path, 2, 0)
-  spoil(tmp_path)
-  with pytest.raises(ValueError, match=message):
-    files.load_folder(str(tmp_path), "train")
-
-
-def test_an_image_that_ends_too_soon(tmp_path):
-  """Its head is that of an image, so it is found on decoding."""
-  write_images(tmp_path, 2, 0, (32, 32, 3))
-  file = tmp_path / "dog" / "002.png"
-  file.write_bytes(file.read_bytes()[:2000])
-  found = files.load_folder(str(tmp_path), "train")["x"]
-  with pytest.raises(ValueError, match="dog/002.png cannot be read as an image"):
-    lazy.load(found)
-
-
-@pytest.mark.parametrize("load", [files.load_folder, files.load_arrays])
+@pytest.mark.parametrize("load", [folders.load_folder, files.load_arrays])
 def test_missing_folders(tmp_path, load):
   with pytest.raises(ValueError, match="path='nowhere' is no folder"):
     load("nowhere", "train")
@@ -164,7 +49,7 @@ def test_arrays_stay_on_disk(tmp_path, dtype):
 
 def test_without_true_labels(tmp_path):
   write_arrays(tmp_path, x=np.zeros((3, 2)), label=np.arange(3))
-  assert files.load_arrays(str(tmp_path), "train").keys() == {"x", "label", "class_names"}
+  assert files.load_arrays(str(tmp_path), "train").keys() == {"x", "label", "row", "class_names", "meanings"}
 
 
 @pytest.mark.parametrize(
@@ -172,11 +57,10 @@ def test_without_true_labels(tmp_path):
   [
     ({"label": None}, "there is no file .*label.npy; save x.npy and label.npy there"),
     ({"x": None}, "there is no file .*x.npy"),
-    ({"label": np.arange(5) % 3}, r"x.npy has 6 examples, label.npy 5; give one label for each"),
-    ({"true_label": np.arange(7) % 3}, r"x.npy has 6 examples, true_label.npy 7"),
-    ({"label": np.arange(6.0)}, "label.npy has shape .* dtype float64; give integers"),
-    ({"label": np.arange(6) - 1}, r"label.npy\[0\]=-1 is outside"),
-    ({"label": np.eye(6, dtype=int)}, r"label.npy has shape \(6, 6\)"),
+    ({"label": np.arange(5) % 3}, r"has 6 examples but 5 of label; give one label for each"),
+    ({"true_label": np.arange(7) % 3}, r"has 6 examples but 7 of true_label"),
+    ({"label": np.arange(6.0)}, r"labels have dtype float64; .*label.astype\(int\) converts them"),
+    ({"label": np.eye(6, dtype=int)}, r"labels have shape \(6, 6\); one-hot rows become numbers by label.argmax"),
     ({"x": np.array([{}] * 6)}, "x.npy cannot be read: .*as plain numbers"),
   ],
 )

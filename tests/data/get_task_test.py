@@ -35,6 +35,8 @@ def test_fields_of_the_config():
     "data_dir": None,
     "feed": "auto",
     "shared_classes": True,
+    "drop_unshared": False,
+    "on_unreadable": "stop",
     "source": {
       "dataset": "cifar10",
       "path": "",
@@ -52,22 +54,28 @@ def test_fields_of_the_config():
       "normalization": "channel",
       "mean": (),
       "std": (),
+      "aspect": "crop",
+      "background": "white",
     },
     "target": {
       "dataset": "cifar10",
       "path": "",
       "split": "train",
       "test_split": "test",
+      "validation_split": "",
       "label_key": "label",
       "classes": (),
       "num_examples": 0,
       "examples_per_class": 0,
       "num_validation": 0,
+      "num_test": 0,
       "grayscale": False,
       "size": 0,
       "normalization": "channel",
       "mean": (),
       "std": (),
+      "aspect": "crop",
+      "background": "white",
     },
   }
 
@@ -316,7 +324,7 @@ DIGITS_ERRORS = [
   ("source.label_key", "human", "config.data.source: label_key='human'"),
   ("source.classes", (0, 10), r"config.data.source.classes=\(0, 10\)"),
   ("target.classes", (1, 1), r"config.data.target.classes=\(1, 1\) names a class twice"),
-  ("source.classes", (0, 1, 2), "config.data.shared_classes=True but source classes are"),
+  ("source.classes", (0, 1, 2), "config.data.shared_classes=True: classes that only one side has: '3', '4'"),
   ("source.num_examples", -1, "config.data.source.num_examples=-1 is negative"),
   ("source.num_examples", 1348, "config.data.source.num_examples=1348 but only 1347"),
   ("source.num_examples", 5, "source has no example of class"),
@@ -382,16 +390,18 @@ def test_an_unknown_data_set_is_named(tiny_dir):
     get_task(config, 0)
 
 
-def test_same_classes_in_another_order_are_not_shared(tmp_path, tiny_dir, write_set, random_set):
+def test_same_classes_in_another_order_meet_by_name(tmp_path, tiny_dir, write_set, random_set):
   write_set(tmp_path, "one", {"train": random_set(30, 2)}, class_names=("cat", "dog", "owl"))
   splits = {"train": random_set(30, 3), "test": random_set(9, 4)}
   write_set(tmp_path, "two", splits, class_names=("dog", "cat", "owl"))
   config = tiny_config(tmp_path)
   config.source.dataset, config.target.dataset = "one", "two"
-  with pytest.raises(ValueError, match="shared_classes=True but source classes are .*'cat', 'dog'"):
-    get_task(config, 0)
+  found = get_task(config, 0)
+  assert found.source_class_names == found.target_class_names == ("cat", "dog", "owl")
   config.shared_classes = False
-  assert get_task(config, 0).target_class_names == ("dog", "cat", "owl")
+  apart = get_task(config, 0)
+  assert apart.target_class_names == ("dog", "cat", "owl")
+  np.testing.assert_array_equal(found.test["label"], np.array([1, 0, 2])[apart.test["label"]])
 
 
 def test_numbered_classes_share_with_named_ones(tmp_path, write_set, random_set):
