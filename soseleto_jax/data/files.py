@@ -16,8 +16,8 @@ def load_arrays(path: str, split: str) -> dict:
   Returns:
     A dict of `x` `[N, ...]`, a memory map of uint8 or of float32 (other numbers are converted when they are read),
     `label` int32 `[N]`, where there is a file of that name `true_label` int32 `[N]`, `row` int32 `[N]`, and
-    `class_names`, the labels that stand in the files, which may be strings, whole numbers or bools, and `meanings`, what
-    each name is there.
+    `class_names`, the labels that stand in the files, which may be strings, whole numbers or bools, and `meanings`,
+    what each name is there.
 
   Raises:
     ValueError: for a folder or file that is not there or cannot be read, and for labels that do not fit.

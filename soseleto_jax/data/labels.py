@@ -43,7 +43,7 @@ def meanings(labels: Any, names: Names) -> dict[str, Any]:
   """Returns, for the names that `encode` gave labels, the labels themselves: strings, Python ints or bools."""
   categories = getattr(getattr(labels, "dtype", None), "categories", None)
   if categories is not None:
-    return {str(category): category for category in categories}
+    return {str(category): category for category in categories.tolist()}
   first = np.asarray(labels)[0]
   if isinstance(first, (bool, np.bool_)):
     return {name: name == "True" for name in names}
