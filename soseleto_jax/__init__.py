@@ -24,7 +24,11 @@ from soseleto_jax.core.train_step import TargetDescent, burn_in, make_joint_step
 __version__ = "0.2.0"
 
 # What is loaded when it is first asked for, since it needs more than JAX.
-_LAZY = {"models": "soseleto_jax.models", "train_and_evaluate": "soseleto_jax.train"}
+_LAZY = {
+  "load": "soseleto_jax.loading",
+  "models": "soseleto_jax.models",
+  "train_and_evaluate": "soseleto_jax.train",
+}
 
 __all__ = [
   "Alignment",
@@ -37,6 +41,7 @@ __all__ = [
   "center_by_class",
   "gradient_alignment",
   "init_train_state",
+  "load",
   "make_joint_step",
   "make_mesh",
   "make_plain_step",

@@ -113,12 +113,20 @@ def main(argv: list[str]) -> None:
   except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
     raise SystemExit(f"error: {processes.describe(error)}") from error
   if processes.is_main():
-    print(f"{progress.summary_table(result.summary)}\nreport: {result.report}")
+    print(progress.summary_table(result.summary))
+    if result.listed is not None:
+      print(f"\nmost suspect of the source:\n{progress.suspects_table(result.listed)}\n\nall: {result.list_file}")
+    print(f"report: {result.report}")
 
 
 def _config():
-  """Returns the config; another network than its file's has only those options that the command line gives it."""
+  """Returns the config; another network than its file's has only those options that the command line gives it.
+
+  Nor have other data the name of the file's.
+  """
   config, given = _CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"])
+  if "name" not in given and given.keys() & {"data.source.dataset", "data.source.path"}:
+    config.name = ""
   if "model.name" in given:
     kept = {"name", "dtype", *(field.removeprefix("model.") for field in given)}
     config.model = {name: value for name, value in config.model.items() if name in kept}

@@ -21,6 +21,7 @@ ARROWS = {
   "run": {"core", "data", "feed", "methods", "models", "report", "storage"},
   "config": {"core", "data", "methods"},
   "train": {"config", "core", "data", "methods", "models", "report", "run", "storage"},
+  "loading": {"config", "core", "methods", "models", "report", "run", "storage"},
   "main": {"core", "run", "train"},
   "__init__": {"core"},
   "configs": {"config"},

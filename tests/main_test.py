@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 from absl import app, flags
 from absl import logging as absl_logging
@@ -19,6 +20,7 @@ from absl.testing import flagsaver
 from soseleto_jax import main as main_lib
 from soseleto_jax import train
 from soseleto_jax.config import validate
+from soseleto_jax.report.source_list import SourceList, Suggestions
 from soseleto_jax.run import processes
 from soseleto_jax.run.signals import Preempted
 
@@ -129,13 +131,14 @@ def call(parse):
 @pytest.fixture
 def trained(monkeypatch):
   """Stands in for training: the fields of the answer, and what was asked for."""
-  trained = types.SimpleNamespace(error=None, calls=[], joined=[], summary={"steps": 1})
+  trained = types.SimpleNamespace(error=None, calls=[], joined=[], summary={"steps": 1}, listed=None, list_file=None)
 
   def train_and_evaluate(config, workdir):
     trained.calls.append((config, workdir))
     if trained.error:
       raise trained.error
-    return types.SimpleNamespace(summary=trained.summary, report=workdir / "report.html")
+    answer = {"summary": trained.summary, "listed": trained.listed, "list_file": trained.list_file}
+    return types.SimpleNamespace(report=pathlib.Path(workdir) / "report.html", **answer)
 
   monkeypatch.setattr(processes, "initialize", lambda *given: trained.joined.append(given))
   monkeypatch.setattr(train, "train_and_evaluate", train_and_evaluate)
@@ -306,7 +309,40 @@ def test_another_network_has_only_the_options_that_it_is_given(call, trained, op
   assert trained.calls[0][0].model.to_dict() == expected | {"dtype": "float32"}
 
 
+@pytest.mark.parametrize(
+  "options, name",
+  [
+    ([], "Digits with 30% wrong labels"),
+    (["--config.data.source.dataset=folder", "--config.data.source.path=web"], ""),
+    (["--config.data.source.dataset=folder", "--config.name=Pets"], "Pets"),
+    (["--config.data.target.num_validation=9"], "Digits with 30% wrong labels"),
+  ],
+)
+def test_other_data_do_not_have_the_name_of_the_files(call, trained, options, name):
+  call(*options)
+  assert trained.calls[0][0].name == name
+
+
 # The run.
+
+
+def test_the_most_suspect_are_shown(call, trained, capsys):
+  """Ten of them, and where the others are."""
+  count = 12
+  said = Suggestions(np.linspace(0, 0.5, count), np.zeros(count, int), np.full(count, 0.974))
+  files = np.array([f"web/{n}.jpg" for n in range(count)], np.dtypes.StringDType())
+  trained.listed = SourceList(np.full(count, 0.25), np.ones(count, int), None, files, said, None, ("cat", "owl"))
+  trained.list_file = "runs/x/source_weights.csv"
+  call("--workdir=runs/x")
+  _, blank, title, head, *lines, empty, last, report = capsys.readouterr().out.splitlines()
+  assert (blank, title, head.split(), empty) == (
+    "",
+    "most suspect of the source:",
+    "alpha label network says file".split(),
+    "",
+  )
+  assert [line.split() for line in lines] == [["0.250", "owl", "cat", "97%", f"web/{n}.jpg"] for n in range(10)]
+  assert last == "all: runs/x/source_weights.csv" and report.startswith("report: ")
 
 
 def test_the_table(call, trained, capsys):

@@ -129,7 +129,7 @@ class Checkpoints:
     for step in reversed(self.steps):
       try:
         state, loop = self._read(step, like(step) if callable(like) else like)
-      except _Damaged as error:
+      except Damaged as error:
         damaged[step] = str(error)
         continue
       for bad, what in damaged.items():
@@ -145,7 +145,7 @@ class Checkpoints:
     )
 
   def _read(self, step, like):
-    loop, arrays = _opened(self._read_item(step, "loop", ocp.args.JsonRestore()))
+    loop, arrays = opened(self._read_item(step, "loop", ocp.args.JsonRestore()))
     here = self._describe(like)
     for path in sorted(here.keys() | arrays.keys()):
       saved, _ = arrays.get(path, ("no such array", None))
@@ -159,7 +159,7 @@ class Checkpoints:
     state = self._read_item(step, "state", ocp.args.StandardRestore(abstract, strict=False))
     for path, checksum in self._checksums(state).items():
       if checksum != arrays[path][1]:
-        raise _Damaged(f"state{path} does not have the checksum that it was saved with")
+        raise Damaged(f"state{path} does not have the checksum that it was saved with")
     return state.replace(alpha=self._with_padding(state.alpha, like.alpha)), loop
 
   def _describe(self, state):
@@ -176,7 +176,7 @@ class Checkpoints:
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
     except Exception as error:  # whatever a reader makes of broken files
-      raise _Damaged(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
+      raise Damaged(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
 
   def _set_aside(self, step):
     aside = self.directory / f"{step}{_ASIDE}"
@@ -206,7 +206,7 @@ def _padder(sharding):
   return jax.jit(pad, out_shardings=sharding)
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
   """What is wrong with a checkpoint."""
 
 
@@ -214,10 +214,10 @@ def _sealed(content):
   return {"content": content, "sha256": _digest(content)}
 
 
-def _opened(sealed):
-  """Returns the content of `_sealed`, if it is what was put in."""
+def opened(sealed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns what lies beside a saved state, the loop's dict and kind and checksum of each array, if it is undamaged."""
   if not isinstance(sealed, dict) or sealed.get("sha256") != _digest(sealed.get("content")):
-    raise _Damaged("loop does not have the checksum that it was saved with")
+    raise Damaged("loop does not have the checksum that it was saved with")
   return sealed["content"]["loop"], sealed["content"]["arrays"]
 
 

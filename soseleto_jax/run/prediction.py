@@ -24,7 +24,7 @@ class Predictor:
   def __init__(
     self,
     interface: Interface,
-    predict: Callable[[Any, Any, jax.Array], jax.Array],
+    predict: Callable[[Any, Any, jax.Array], jax.Array] | None,
     params: Any,
     model_state: Any,
     batch_size: int = 500,
@@ -33,7 +33,7 @@ class Predictor:
 
     Args:
       interface: of the network.
-      predict: `(params, model_state, x normalised) -> logits [B, K]`.
+      predict: `(params, model_state, x normalised) -> logits [B, K]`; None where that is not known.
       params: of the network, on the host.
       model_state: what else it carries, on the host, or None.
       batch_size: inputs at a time.
@@ -55,6 +55,11 @@ class Predictor:
 
   def logits(self, x: Any) -> np.ndarray:
     """Returns the network's logits, float32 `[N, K]`, of inputs `[N, ...]` in memory or on disk."""
+    if self._predict is None:
+      raise ValueError(
+        "the run's method predicts by more than its network: run its command again, which repeats no training, and "
+        "take the result of train_and_evaluate"
+      )
     x = self._checked(x)
     if not len(x):
       return np.zeros((0, len(self.interface.class_names["target"])), np.float32)

@@ -8,10 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from soseleto_jax.report.source_list import SourceList
 from soseleto_jax.run import processes
 
 _LOGGER = logging.getLogger(__name__)
 _SHOWN = ("source_loss", "target_loss", "alpha_mean")
+_MOST_SUSPECTS = 10
 _ROWS = {
     "test_accuracy": ("test accuracy", "{:.2%}"),
     "test_accuracy_at_best": ("test accuracy at best validation", "{:.2%}"),
@@ -69,3 +71,18 @@ def summary_table(summary: Mapping[str, Any]) -> str:
   rows = [(label, form.format(summary[key])) for key, (label, form) in _ROWS.items() if key in summary]
   width = max(len(label) for label, _ in rows)
   return "\n".join(f"{label:<{width}}  {value:>8}" for label, value in rows)
+
+
+def suspects_table(listed: SourceList) -> str:
+  """Returns the ten most suspect examples of a source, a line each below a heading."""
+  columns = listed.columns(0, _MOST_SUSPECTS)
+  suggested, probability = columns["suggested_name"], columns["suggested_probability"]
+  shown = {"alpha": [f"{alpha:.3f}" for alpha in columns["alpha"]], "label": columns["label_name"].tolist()}
+  if suggested is not None:
+    shown["network says"] = [f"{name} {p:.0%}" for name, p in zip(suggested, probability, strict=True)]
+  shown |= {"row": [str(row) for row in columns["row"]]} if columns["file"] is None else {"file": list(columns["file"])}
+  widths = [max(map(len, (name, *column))) for name, column in shown.items()]
+  lines = [shown.keys(), *zip(*shown.values(), strict=True)]
+  return "\n".join(
+    "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+  )

@@ -45,6 +45,11 @@ class Result:
     """A name for each column of `predict_proba`: the target's classes."""
     return self.predictor.interface.class_names["target"]
 
+  @property
+  def list_file(self) -> pathlib.Path | None:
+    """The path of source_weights.csv, or of such a file; None where the run left none."""
+    return source_list.find(self.report.parent)
+
   def predict(self, x: Any) -> np.ndarray:
     """Classifies inputs as they are stored: they are normalised as in training.
 
@@ -82,7 +87,7 @@ class Result:
     """
     if self.listed is not None:
       return self.listed.head(n)
-    path = source_list.find(self.report.parent)
+    path = self.list_file
     if path is None:
       raise ValueError(
         f"{self.report.parent} holds no list of suspects: its run has not ended, or its method learns no weights"
