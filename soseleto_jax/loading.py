@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from soseleto_jax import storage
 from soseleto_jax.config import upgraded
@@ -47,7 +48,7 @@ def load(workdir: str | os.PathLike, checkpoint: str = "last", network: Any = No
   batch_size = config.get("eval_batch_size", 500)
   return Result(
     state,
-    state.alpha,
+    np.asarray(state.alpha),
     writers.read_metrics(workdir),
     read_json(workdir / "summary.json"),
     workdir / "report.html",

@@ -23,6 +23,7 @@ ARROWS = {
   "train": {"config", "core", "data", "methods", "models", "report", "run", "storage"},
   "loading": {"config", "core", "methods", "models", "report", "run", "storage"},
   "main": {"core", "run", "train"},
+  "predict": {"data", "loading", "run", "storage"},
   "__init__": {"core"},
   "configs": {"config"},
 }

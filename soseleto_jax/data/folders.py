@@ -75,6 +75,36 @@ def load_folder(
   return {**examples, "class_names": class_names, "left_out": left_out}
 
 
+def load_unsorted(path: str, look: Look, *, on_unreadable: str = "stop", most_bytes: float = -1) -> dict:
+  """Reads the images of a folder and of those below, whose classes are not known.
+
+  Args:
+    path: the folder.
+    look: what images are made into.
+    on_unreadable: as for `load_folder`.
+    most_bytes: as for `load_folder`.
+
+  Returns:
+    A dict of `x` and `file`, as `load_folder` has them, ordered by path.
+
+  Raises:
+    ValueError: as `load_folder`, and for a folder without images.
+  """
+  root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    raise ValueError(f"{path!r} is no folder; give the one that holds your images")
+  names = sorted(os.path.normpath(name) for name in _walk(root, "", collections.Counter()))
+  if not names:
+    raise ValueError(f"{root} holds no images ({', '.join(SUFFIXES)})")
+  x, unreadable = _read_all(root, names, look, most_bytes)
+  rows = np.arange(len(names))
+  if unreadable:
+    _without(unreadable, root, on_unreadable)
+    rows = np.delete(rows, list(unreadable))
+    x = lazy.take(x, rows)
+  return {"x": x, "file": np.array([os.path.join(path, names[row]) for row in rows], np.dtypes.StringDType())}
+
+
 def split_folder(path: str, split: str) -> pathlib.Path:
   """Returns the folder of a split.
 
