@@ -74,22 +74,31 @@ def _serve(port, folder):
   from gcp_storage_emulator import exceptions, server
   from gcp_storage_emulator.handlers import objects
 
-  def only_new(upload):
-    """The upload with the condition that the emulator leaves out: `ifGenerationMatch=0` wants a name that is free."""
+  def generation(request, storage, name):
+    with contextlib.suppress(exceptions.NotFound):
+      return storage.get_file_obj(request.params["bucket_name"], name)["generation"]
+    return "0"
+
+  def conditional(upload):
+    """An upload with the condition that the emulator leaves out: the name's generation, 0 where it is free."""
 
     def answer(request, response, storage):
-      if request.query.get("ifGenerationMatch") == ["0"]:
-        name = (request.query.get("name") or [request.data["meta"].get("name")])[0]
-        with contextlib.suppress(exceptions.NotFound):
-          storage.get_file_obj(request.params["bucket_name"], name)
-          response.status = http.HTTPStatus.PRECONDITION_FAILED
-          return
-      upload(request, response, storage)
+      wanted = request.query.get("ifGenerationMatch")
+      name = (request.query.get("name") or [None])[0] or request.data["meta"]["name"]
+      if wanted and wanted[0] != generation(request, storage, name):
+        response.status = http.HTTPStatus.PRECONDITION_FAILED
+      else:
+        upload(request, response, storage)
 
     return answer
 
-  for name in ("_media_upload", "_multipart_upload"):
-    setattr(objects, name, only_new(getattr(objects, name)))
+  def download(request, response, storage, given=objects.download):
+    given(request, response, storage)
+    response["x-goog-generation"] = generation(request, storage, request.params["object_id"])
+
+  objects._media_upload = conditional(objects._media_upload)
+  objects._multipart_upload = conditional(objects._multipart_upload)
+  objects.download = download
   there = os.path.exists(folder)
   server.create_server("127.0.0.1", port, data_dir=folder, default_bucket=None if there else BUCKET).run()
 
