@@ -2,24 +2,26 @@
 
 import contextlib
 import functools
-import hashlib
-import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 
 from soseleto_jax import storage
 from soseleto_jax.core.train_state import TrainState
-from soseleto_jax.run import fingerprint, processes
+from soseleto_jax.run import damage, fingerprint, processes
 
 _LOGGER = logging.getLogger(__name__)
 _ASIDE = ".damaged"
+_HANDLERS = {"state": ocp.StandardCheckpointHandler, "loop": ocp.JsonCheckpointHandler}
+# What ends a read in one process ends it in all, the worst first.
+_FAILURES = (OSError, ValueError, damage.Damaged)
 
 
 class Checkpoints:
@@ -30,29 +32,40 @@ class Checkpoints:
   restored onto another number of them. Nothing here unpickles: the files are JSON and arrays.
   """
 
-  def __init__(self, workdir: str | pathlib.Path, *, max_to_keep: int, num_source: int):
+  def __init__(
+    self, workdir: str | pathlib.Path, *, max_to_keep: int, num_source: int, num_steps: int | None = None
+  ):
     """Opens `workdir/checkpoints`, made if it is not there, and clears what unfinished saves left in it.
 
     Args:
       workdir: the run's folder; no other run may be using it.
       max_to_keep: how many of the newest checkpoints stay; the best one stays as well.
       num_source: N, the length of `alpha` without padding.
+      num_steps: of the whole run; folders with a larger number are none of its checkpoints.
+
+    Raises:
+      OSError: `checkpoints` is no folder, or cannot be made.
+      ValueError: processes see different checkpoints.
     """
     root = storage.as_path(workdir)
     self.directory = (root if storage.is_bucket(root) else root.absolute()) / "checkpoints"
+    if not self.directory.is_dir() and (self.directory.exists() or self.directory.is_symlink()):
+      raise OSError(f"{self.directory} is no folder; move it away, or choose another --workdir")
     self._num_source = num_source
     self._kept = _NewestAndBest(max_to_keep)
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=self._kept,
+        step_name_format=_Steps(num_steps),
         create=True,
         cleanup_tmp_directories=True,
         # A folder that cannot be made in the background would leave those that write to it waiting for minutes.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       ),
-      item_names=("state", "loop"),
+      item_names=tuple(_HANDLERS),
     )
+    processes.check_same("the list of checkpoints in --workdir", str(self.steps).encode())
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -102,12 +115,13 @@ class Checkpoints:
       return
     checksums = self._checksums(state)
     arrays = {path: [kind, checksums[path]] for path, kind in self._describe(state).items()}
+    content = {"loop": loop, "arrays": arrays}
     self._kept.best_step = best_step
     with self._failures():
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(_sealed({"loop": loop, "arrays": arrays}))
+          state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(damage.sealed(content))
         ),
       )
 
@@ -115,7 +129,7 @@ class Checkpoints:
     """Returns the newest state that is undamaged, placed as `like` is, and the dict that was saved with it.
 
     Newer ones that are damaged are named in the log and set aside, under another name, so that the run saves these
-    steps again.
+    steps again. Damage that one of several processes finds is that of all.
 
     Args:
       like: a state with the same shapes and dtypes, but for the padding of `alpha`, which is taken from it; or a
@@ -124,12 +138,14 @@ class Checkpoints:
     Raises:
       ValueError: what was saved has other arrays, such as another number of source examples.
       RuntimeError: all checkpoints are damaged.
+      OSError: one cannot be read, and nothing says that it is damaged; or the last save failed.
     """
+    self.wait()
     damaged = {}
     for step in reversed(self.steps):
       try:
         state, loop = self._read(step, like(step) if callable(like) else like)
-      except Damaged as error:
+      except damage.Damaged as error:
         damaged[step] = str(error)
         continue
       for bad, what in damaged.items():
@@ -145,8 +161,20 @@ class Checkpoints:
     )
 
   def _read(self, step, like):
-    loop, arrays = opened(self._read_item(step, "loop", ocp.args.JsonRestore()))
-    here = self._describe(like)
+    loop, arrays = processes.agree(lambda: self._read_loop(step, like), _FAILURES)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+    # Not strict: alpha may be padded to another length.
+    how = ocp.args.StandardRestore(abstract, strict=False)
+    state = processes.agree(lambda: self._read_item(step, "state", how), _FAILURES)
+    for path, checksum in self._checksums(state).items():
+      if checksum != arrays[path][1]:
+        raise damage.Damaged(f"state{path} does not have the checksum that it was saved with")
+    return state.replace(alpha=self._with_padding(state.alpha, like.alpha)), loop
+
+  def _read_loop(self, step, like):
+    """Returns what was saved beside a state that has the arrays of `like`, and the kind and checksum of each array."""
+    content = damage.opened("loop", self._read_item(step, "loop", ocp.args.JsonRestore()))
+    here, arrays = self._describe(like), content["arrays"]
     for path in sorted(here.keys() | arrays.keys()):
       saved, _ = arrays.get(path, ("no such array", None))
       if saved != here.get(path):
@@ -154,13 +182,7 @@ class Checkpoints:
           f"{self.directory}, step {step}: state{path} is {saved}, but {here.get(path, 'no such array')} here; "
           "choose another --workdir, or the data and network of that run"
         )
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
-    # Not strict: alpha may be padded to another length.
-    state = self._read_item(step, "state", ocp.args.StandardRestore(abstract, strict=False))
-    for path, checksum in self._checksums(state).items():
-      if checksum != arrays[path][1]:
-        raise Damaged(f"state{path} does not have the checksum that it was saved with")
-    return state.replace(alpha=self._with_padding(state.alpha, like.alpha)), loop
+    return content["loop"], arrays
 
   def _describe(self, state):
     return fingerprint.describe(state.replace(alpha=jax.ShapeDtypeStruct((self._num_source,), state.alpha.dtype)))
@@ -174,9 +196,10 @@ class Checkpoints:
 
   def _read_item(self, step, name, how):
     try:
-      return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+      # Without the manager's barrier, in which a process would wait for one that met damage.
+      return _HANDLERS[name]().restore(epath.Path(self.directory) / str(step) / name, args=how)
     except Exception as error:  # whatever a reader makes of broken files
-      raise Damaged(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
+      raise damage.failure(name, error) from error
 
   def _set_aside(self, step):
     aside = self.directory / f"{step}{_ASIDE}"
@@ -206,23 +229,28 @@ def _padder(sharding):
   return jax.jit(pad, out_shardings=sharding)
 
 
-class Damaged(Exception):
-  """What is wrong with a checkpoint."""
+class _Steps:
+  """Orbax's names of steps; other folders in their place, such as copies, are told once and left alone."""
 
+  def __init__(self, most: int | None):
+    self._standard = ocp.path.step.standard_name_format()
+    self._most = most
+    self._told: set[str] = set()
 
-def _sealed(content):
-  return {"content": content, "sha256": _digest(content)}
+  def build_name(self, step: int) -> str:
+    return self._standard.build_name(step)
 
+  def find_all(self, base_path: Any) -> Iterator[Any]:
+    for found in self._standard.find_all(base_path):
+      name = found.path.name
+      if name == str(found.step) and (self._most is None or found.step <= self._most):
+        yield found
+      elif name not in self._told and not name.endswith(_ASIDE):
+        self._told.add(name)
+        _LOGGER.warning("%s is no checkpoint of this run, and is left as it is", found.path)
 
-def opened(sealed: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns what lies beside a saved state, the loop's dict and kind and checksum of each array, if it is undamaged."""
-  if not isinstance(sealed, dict) or sealed.get("sha256") != _digest(sealed.get("content")):
-    raise Damaged("loop does not have the checksum that it was saved with")
-  return sealed["content"]["loop"], sealed["content"]["arrays"]
-
-
-def _digest(content):
-  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+  def find_step(self, base_path: Any, step: int) -> Any:
+    return self._standard.find_step(base_path, step)
 
 
 class _NewestAndBest:

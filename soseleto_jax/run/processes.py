@@ -4,7 +4,8 @@ import functools
 import importlib.util
 import os
 import zlib
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+T = TypeVar("T")
+_TEXT_BYTES = 1024  # of an error that processes tell one another
 
 def initialize(
   coordinator: str | None = None,
@@ -74,9 +77,43 @@ def is_main() -> bool:
 
 def check_same(what: str, value: bytes) -> None:
   """Raises ValueError in every process unless all of them hold the same bytes."""
+  if jax.process_count() == 1:
+    return
   sums = multihost_utils.process_allgather(np.uint32(zlib.crc32(value)))
   for process in np.flatnonzero(sums != sums[0]):
     raise ValueError(f"{what} of process {process} differs from that of process 0; start all with the same command")
+
+
+def agree(do: Callable[[], T], failures: Sequence[type[Exception]]) -> T:
+  """Calls `do` in every process; raises in all of them where it raises in one, so that none waits for another.
+
+  Args:
+    do: no collective operation may be in it.
+    failures: the types of error that it may raise, the worst first: where processes meet different ones, all raise an
+      error of the worst type. One of another type is raised where it comes up, and is RuntimeError elsewhere.
+
+  Returns:
+    What this process's call returned.
+  """
+  if jax.process_count() == 1:
+    return do()
+  value, error, kind = None, None, len(failures) + 1
+  try:
+    value = do()
+  except Exception as raised:
+    error = raised
+    kind = next((number for number, types in enumerate(failures) if isinstance(raised, types)), -1)
+  text = np.zeros(_TEXT_BYTES, np.uint8)
+  encoded = np.frombuffer(str(error).encode()[:_TEXT_BYTES], np.uint8)
+  text[: len(encoded)] = encoded
+  kinds, texts = multihost_utils.process_allgather((np.int32(kind), text))
+  worst = int(np.argmin(kinds))
+  if error is not None and kind == kinds[worst]:
+    raise error
+  if kinds[worst] > len(failures):
+    return value
+  what = texts[worst].tobytes().rstrip(b"\0").decode(errors="replace")
+  raise (failures[kinds[worst]] if kinds[worst] >= 0 else RuntimeError)(f"process {worst}: {what}")
 
 
 def wait_for_all() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -68,14 +69,14 @@ def start(folder, workdir, *arguments, devices, trouble=None):
   )  # fmt: skip
 
 
-def run_two(folder, workdir, trouble=None):
+def run_two(folder, workdir, trouble=None, workdirs=None):
   """Runs two processes of two devices; returns their exit codes and what they wrote."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
     coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
   started = [
       start(
-          folder, workdir, coordinator, "--num_processes=2", f"--process_id={number}",
+          folder, (workdirs or (workdir, workdir))[number], coordinator, "--num_processes=2", f"--process_id={number}",
           f"--peer_timeout={PEER_TIMEOUT}", devices=2, trouble=trouble,
       )
       for number in range(2)
@@ -174,6 +175,28 @@ def test_what_stops_one_stops_both(folder, straight, read):
   problems.assert_same_bits(read(workdir), read(straight[0]))
   weights = [path / "source_weights.csv" for path in (workdir, straight[0])]
   assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_damage_that_one_process_meets_sends_both_a_checkpoint_back(folder, straight, read):
+  """Where it were not told, the other would wait for it in the next collective operation, at every restart."""
+  workdir = folder / "damaged"
+  shutil.copytree(straight[0], workdir)
+  newest = workdir / "checkpoints" / str(STEPS)
+  shards = list(newest.glob("state/ocdbt.process_1/d/*"))
+  assert shards
+  for path in shards:
+    os.truncate(path, 0)
+  codes, _, errors = run_two(folder, workdir)
+  assert codes == [0, 0], errors
+  assert f"the checkpoint of step {STEPS} is damaged: process 1: state cannot be read: OUT_OF_RANGE" in errors[0]
+  assert "going on, at step 24" in errors[0]
+  problems.assert_same_bits(read(workdir), read(straight[0]))
+
+  shutil.rmtree(newest)
+  codes, _, errors = run_two(folder, workdir, workdirs=(workdir, folder / "elsewhere"))
+  assert codes == [1, 1], errors
+  assert "the list of checkpoints in --workdir of process 1 differs from that of process 0" in errors[0]
 
 
 # One process.
