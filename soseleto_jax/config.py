@@ -20,6 +20,7 @@ ON_NONFINITE = ("stop", "skip")
 _FREE_ON_RESUME = (
     "name", "steps_per_call", "max_to_keep", "checkpoint_every_epochs", "eval_every_epochs", "eval_batch_size",
     "shard_params", "on_nonfinite", "data.data_dir", "data.feed",
+    "given.task",
 )  # fmt: skip
 
 # Blocks whose fields are others' to name: the network's, the method's, and the user's own.

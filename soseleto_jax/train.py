@@ -20,7 +20,7 @@ from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import MakeMethod
 from soseleto_jax.models.losses import predict_fn
 from soseleto_jax.report import page, source_list, writers
-from soseleto_jax.run import fingerprint, loop, processes, trial
+from soseleto_jax.run import fingerprint, identity, loop, processes, trial
 from soseleto_jax.run.checkpoint import Checkpoints
 from soseleto_jax.run.given import Evaluate, Given
 from soseleto_jax.run.interface import interface_of
@@ -84,68 +84,114 @@ def train_and_evaluate(
   validate(config, method)
   workdir = storage.as_path(workdir)
   with on_signals(raise_preempted, signal.SIGTERM), storage.os_errors(workdir), _claimed(workdir):
+    task_given = task is not None
     task = get_task(config.data, config.seed, jax.process_count()) if task is None else task
+    known = identity.of_run(config, given, task, task_given=task_given)
     digest = fingerprint.of_task(task)
     if jax.process_count() > 1:
       _check_processes(config, digest)
     if task.left_out:
       _LOGGER.info("left out of the source: %s", source_list.left_out_line(task.left_out))
     experiment = Experiment(config, task, given)
-    checkpoints = Checkpoints(workdir, max_to_keep=config.max_to_keep, num_source=experiment.task.num_source)
+    checkpoints = Checkpoints(
+      workdir, max_to_keep=config.max_to_keep, num_source=task.num_source, num_steps=experiment.num_steps
+    )
     with failed_writes(lambda: checkpoints.latest_step):
       with checkpoints:
-        _write_config(workdir / "config.json", config, given, checkpoints)
+        before = (checkpoints.newest_loop() or {}).get("identity", {})
+        _write_config(workdir / "config.json", known["config"], before.get("config"), checkpoints)
         if processes.is_main():
           interface_of(task, experiment.method).write(workdir)
         start: dict[str, Any] = {}
         if trial.is_wanted(config, given):
           setup = experiment.setup
           del experiment  # and with it what the devices hold: it has shown that config and data can be used
-          config, start = trial.with_start(setup, given, workdir, checkpoints.latest_step is not None)
+          resumes = checkpoints.latest_step is not None
+          config, start = trial.with_start(setup, given, workdir, resumes, before.get("start"))
           experiment = Experiment(config, task, given, like=setup)
-        state, window = _resume(experiment, digest, checkpoints, workdir)
-        with _writer(workdir, checkpoints.latest_step) as writer:
+        state, window = _resume(experiment, loop.Window(digest, known | {"start": start}), checkpoints, workdir)
+        with _writer(workdir, window, int(state.step)) as writer:
           state = loop.train(experiment, state, window, writer, checkpoints)
       return _finish(experiment, state, window, checkpoints, workdir, start)
 
 
-def _resume(experiment, digest, checkpoints, workdir):
-  """Returns the state and window that the run starts with: those of a checkpoint if there is one."""
-  state, window = experiment.place(experiment.initial_state()), loop.Window(digest)
-  records = writers.read_metrics(workdir)
+def _resume(experiment, window, checkpoints, workdir):
+  """Returns the state and window that the run starts with: those of a checkpoint if there is one, else `window`."""
+  state, step = experiment.place(experiment.initial_state()), 0
   if checkpoints.latest_step is not None:
     state, saved = checkpoints.restore(experiment.state_like)
-    if saved["task"] != digest:
-      raise ValueError(
-        f"{workdir} holds a run on other data: labels or examples differ. Choose another --workdir, or the old data"
+    step = int(state.step)
+    if saved["task"] != window.task:
+      raise identity.other_data(workdir, "labels or examples")
+    identity.check(workdir, saved.get("identity", {}), window.identity)
+    experiment.restore_feed(saved.pop("feed"), step)
+    window = loop.Window(**(saved | {"identity": window.identity}))
+    done = "finished before" if step == experiment.num_steps else "going on"
+    _LOGGER.info("%s: %s, at step %d of %d", workdir, done, step, experiment.num_steps)
+    if "records" not in saved:
+      window.records = _records_of_older_version(workdir, window, step, experiment.num_steps)
+    elif not writers.holds_records(workdir, window.records, step):
+      _LOGGER.warning(
+        "%s lacks records of the run, or has others: it is written anew, as the checkpoint has them",
+        workdir / writers.METRICS_FILE,
       )
-    experiment.restore_feed(saved.pop("feed"), int(state.step))
-    window = loop.Window(**saved)
-    done = "finished before" if checkpoints.latest_step == experiment.num_steps else "going on"
-    _LOGGER.info("%s: %s, at step %d of %d", workdir, done, checkpoints.latest_step, experiment.num_steps)
-  if records and records[-1]["step"] > (step := checkpoints.latest_step or 0):
+  last = writers.last_step(workdir)
+  if last > step:
     _LOGGER.warning(
         "%s has records up to step %d but no later checkpoint than step %d: the steps between are taken again",
-        workdir, records[-1]["step"], step,
+        workdir, last, step,
     )  # fmt: skip
   return state, window
 
 
-def _write_config(path, config, given, checkpoints):
+def _records_of_older_version(workdir, window, step, num_steps):
+  """Returns the records of metrics.jsonl up to a step; its checkpoint, of an older version, has none of its own."""
+  records = [record for record in writers.read_metrics(workdir) if record["step"] <= step]
+  steps = {record["step"] for record in records}
+  if (step == num_steps and step not in steps) or (window.best_step is not None and window.best_step not in steps):
+    raise ValueError(
+      f"{workdir / writers.METRICS_FILE} lacks records of the steps before the checkpoint of step {step}, which has "
+      "none of its own; put back a copy of the file, or choose another --workdir"
+    )
+  return records
+
+
+def _write_config(path, fields, before, checkpoints):
   """Writes config.json; refuses where the folder's checkpoints come from a config that computes something else.
 
   What a caller gave in place of what the config names stands there by name, under "given".
+
+  Args:
+    path: of the file.
+    fields: what to write.
+    before: the fields that the newest checkpoint was saved with; None where it has none.
+    checkpoints: of the run.
   """
-  fields = config.to_dict()
-  if names := given.names():
-    fields["given"] = names
-  if checkpoints.latest_step is not None and (changed := changed_fields(json.loads(path.read_text()), fields)):
-    raise ValueError(
-      f"{path.parent} holds a run with another config: {'; '.join(changed)}. "
-      "Choose another --workdir, or the old values"
-    )
+  if checkpoints.latest_step is not None:
+    if before is None:
+      before = _read_config(path)
+      before["method_options"] = fields["method_options"] | before.get("method_options", {})
+    if changed := changed_fields(before, fields):
+      raise ValueError(
+        f"{path.parent} holds a run with another config: {'; '.join(changed)}. "
+        "Choose another --workdir, or the old values"
+      )
   if processes.is_main():
     writers.write_json(path, fields)
+
+
+def _read_config(path):
+  try:
+    fields = json.loads(path.read_bytes())
+    if not isinstance(fields, dict):
+      raise ValueError(f"it holds a {type(fields).__name__}, no fields")
+  except (OSError, ValueError, RecursionError) as error:
+    what = error.strerror if isinstance(error, OSError) else error
+    raise ValueError(
+      f"{path} cannot be read: {what}. It says which experiment the checkpoints beside it belong to: put back a copy, "
+      "or choose another --workdir"
+    ) from error
+  return fields
 
 
 def _check_processes(config, digest):
@@ -160,15 +206,16 @@ def _claimed(workdir):
   return claim(workdir) if processes.is_main() else contextlib.nullcontext()
 
 
-def _writer(workdir, resume_step):
+def _writer(workdir, window, step):
   """Returns a context with the `MetricWriter`, or with None where another process has it."""
-  return writers.MetricWriter(workdir, resume_step) if processes.is_main() else contextlib.nullcontext()
+  if not processes.is_main():
+    return contextlib.nullcontext()
+  return writers.MetricWriter(workdir, window.records, step if step else -1)
 
 
 def _finish(experiment, state, window, checkpoints, workdir, start):
   config, task = experiment.config, experiment.task
-  alpha = experiment.alpha(state)  # which waits for the process that writes the records
-  records = writers.read_metrics(workdir)
+  alpha, records = experiment.alpha(state), window.records
   last = records[-1]
   summary = {
     "method": config.method,

@@ -309,6 +309,77 @@ def test_a_folder_refuses_other_data_of_the_same_size(straight, change):
     train_and_evaluate(runs.make_config(), straight.report.parent, task)
 
 
+def test_a_folder_refuses_data_that_is_normalized_in_another_way(straight):
+  task = runs.make_task(normalization="none")
+  with pytest.raises(ValueError, match="other data: source normalization, target normalization differ. Choose another"):
+    train_and_evaluate(runs.make_config(), straight.report.parent, task)
+
+
+def as_before(patch):
+  """Lets checkpoints be saved as before records, config and the rest of the data lay in them."""
+  save = Checkpoints.save
+
+  def old(self, state, window, *rest):
+    return save(self, state, {name: window[name] for name in window.keys() - {"identity", "records"}}, *rest)
+
+  patch.setattr(Checkpoints, "save", old)
+
+
+def test_a_folder_of_an_older_version_goes_on(tmp_path, monkeypatch, straight):
+  with monkeypatch.context() as patch, runs.before_step(4, runs.crash), pytest.raises(runs.Crash):
+    as_before(patch)
+    train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
+  assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
+
+
+@pytest.mark.parametrize(
+  "name, content, message",
+  [
+    ("metrics.jsonl", None, "metrics.jsonl lacks records of the steps before the checkpoint of step 8.*copy"),
+    ("metrics.jsonl", b'{"step": 4', "metrics.jsonl lacks records .*another --workdir"),
+    ("config.json", None, "config.json cannot be read: No such file.*copy.*another --workdir"),
+    ("config.json", b"{", "config.json cannot be read: Expecting .*copy"),
+    ("config.json", b"[1]", "config.json cannot be read: it holds a list, no fields"),
+    ("config.json", b"\xff\xfe\xff", "config.json cannot be read: 'utf-.*copy"),
+    ("config.json", 10**5 * b"[", "config.json cannot be read: maximum recursion .*copy"),
+  ],
+)
+def test_what_an_older_version_cannot_do_without(tmp_path, monkeypatch, straight, name, content, message):
+  """And what the checkpoints of today do: it is written anew."""
+  config, task = runs.make_config(), runs.make_task()
+  shutil.copytree(straight.report.parent, tmp_path, dirs_exist_ok=True)
+  sound = (tmp_path / name).read_bytes()
+  (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+  assert_same_run(train_and_evaluate(config, tmp_path, task), straight)
+  assert (tmp_path / name).read_bytes() == sound
+
+  def without(self):
+    found = newest(self)
+    return {key: found[key] for key in found.keys() - {"identity", "records"}}
+
+  newest, read = Checkpoints.newest_loop, Checkpoints._read_loop
+
+  def read_without(self, *args):
+    found, arrays = read(self, *args)
+    return {key: found[key] for key in found.keys() - {"identity", "records"}}, arrays
+
+  monkeypatch.setattr(Checkpoints, "newest_loop", without)
+  monkeypatch.setattr(Checkpoints, "_read_loop", read_without)
+  (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+  with pytest.raises(ValueError, match=message):
+    train_and_evaluate(config, tmp_path, task)
+
+
+def test_a_forged_record_is_no_result(tmp_path, caplog, straight):
+  shutil.copytree(straight.report.parent, tmp_path, dirs_exist_ok=True)
+  path = tmp_path / "metrics.jsonl"
+  sound = path.read_bytes()
+  path.write_bytes(sound + b'{"step": 8, "epoch": 3, "test_accuracy": 1.0, "validation_accuracy": 1.0}\n')
+  assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
+  assert path.read_bytes() == sound
+  assert "metrics.jsonl lacks records of the run, or has others: it is written anew" in caplog.text
+
+
 @pytest.mark.parametrize("hindrance", ["not a folder", "in use"])
 def test_a_folder_is_tried_before_data_is_read(tmp_path, monkeypatch, hindrance):
   monkeypatch.setattr(train, "get_task", lambda *_: pytest.fail("it reads data"))
@@ -715,7 +786,11 @@ def test_the_folder(tmp_path, monkeypatch, straight):
   names = {path.name for path in workdir.iterdir()}
   files = {"config.json", "task.json", "metrics.jsonl", "report.html", "summary.json", "source_weights.csv"}
   assert names == files | {"alpha.npy"} | {"checkpoints", "figures", "tensorboard", ".lock"}
-  assert json.loads((workdir / "config.json").read_text()) == json.loads(json.dumps(config.to_dict()))
+  written = json.loads((workdir / "config.json").read_text())
+  assert written.pop("given") == {
+    "task": "arrays: float32[5], source 41, target 12, validation 10, test 23, 3 source classes"
+  }
+  assert written == json.loads(json.dumps(config.to_dict()))
   assert [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()] == result.records
   assert json.loads((workdir / "summary.json").read_text()) == result.summary
   assert result.report == workdir / "report.html"

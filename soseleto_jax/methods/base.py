@@ -231,6 +231,12 @@ def check_options(name: str, make_method: MakeMethod, options: Mapping[str, Any]
       )
 
 
+def options_of(maker: MakeMethod) -> dict[str, Any]:
+  """Returns the options of a method that have plain values by default, with these."""
+  parameters = list(inspect.signature(maker).parameters.values())[1:]
+  return {p.name: p.default for p in parameters if isinstance(p.default, (bool, int, float, str))}
+
+
 def make_method(setup: Setup, given: MakeMethod | None = None) -> Method:
   """Makes the method of `config.method`, or a given one, with `config.method_options`."""
   maker = find_method(setup.config.method) if given is None else given

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soseleto_jax import storage
 
+_LOGGER = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -79,7 +81,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     try:
       record = json.loads(line)
       record["step"] = int(record["step"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
       if number == len(lines):
         break
       raise ValueError(f"{path}, line {number} is no metric record: {line[:80]!r}; remove that line") from error
@@ -87,31 +89,51 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   return records
 
 
+def plain_record(step: int, record: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a record as `read_metrics` would read it: its step first, then plain values."""
+  return to_plain({"step": step} | dict(record) | {"step": step})
+
+
+def holds_records(workdir: str | os.PathLike, records: Sequence[Mapping[str, Any]], step: int) -> bool:
+  """Whether the records of metrics.jsonl up to a step are these."""
+  try:
+    found = read_metrics(workdir)
+  except ValueError:
+    return False
+  return [record for record in found if record["step"] <= step] == list(records)
+
+
+def last_step(workdir: str | os.PathLike) -> int:
+  """Returns the step of the last record that metrics.jsonl has; 0 where it has none."""
+  try:
+    return max((record["step"] for record in read_metrics(workdir)), default=0)
+  except ValueError:
+    return 0
+
+
 class MetricWriter:
-  """Appends the metrics of a run to `metrics.jsonl` and to TensorBoard events.
+  """Writes the metrics of a run to `metrics.jsonl` and to TensorBoard events.
 
   Usable as a context manager. Each record is one line of valid JSON (NaN and infinities are null)
   that is on disk before `write` returns. Nothing is written in the background: a full disk is an
-  OSError of `write`.
+  OSError of `write`. Files that are taken away meanwhile are written anew with the next record.
   """
 
-  def __init__(self, workdir: str | os.PathLike, resume_step: int | None = None):
-    """Opens the files, and forgets what a resumed run is going to write again.
+  def __init__(self, workdir: str | os.PathLike, records: Sequence[Mapping[str, Any]] = (), resume_step: int = -1):
+    """Opens the files.
 
     Args:
       workdir: the folder of the run; made when missing.
-      resume_step: the step of the checkpoint that the run goes on from. Records of later steps are
-        dropped, and so is a line cut off by a crash. None starts an empty file.
+      records: what `metrics.jsonl` starts with, whatever it held.
+      resume_step: the step of the checkpoint that the run goes on from, which hides later events; -1 for none.
     """
-    workdir = storage.as_path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    kept = [] if resume_step is None else read_metrics(workdir)
-    kept = [record for record in kept if record["step"] <= resume_step]
-    path = workdir / METRICS_FILE
-    lines = "".join(_line(record) for record in kept)
-    write_text(path, lines)
-    self._lines = _InBucket(path, lines) if storage.is_bucket(path) else _OnDisk(path)
-    self._events = _Events(workdir / TENSORBOARD_FOLDER, 0 if resume_step is None else resume_step + 1)
+    self._workdir = storage.as_path(workdir)
+    self._records, self._start = list(records), resume_step + 1
+    path = self._workdir / METRICS_FILE
+    self._workdir.mkdir(parents=True, exist_ok=True)
+    self._lines = _InBucket(path) if storage.is_bucket(path) else _OnDisk(path)
+    self._lines.write_all(self._records)
+    self._events = _Events(self._workdir / TENSORBOARD_FOLDER, self._start)
 
   def write(self, step: int, record: Mapping[str, Any]) -> None:
     """Writes one record.
@@ -121,24 +143,36 @@ class MetricWriter:
       record: names and values. Numbers (NumPy and JAX scalars too) go to both files, anything else
         that JSON can hold to `metrics.jsonl` alone.
     """
-    plain = to_plain({**record, "step": step})
-    self._lines.add(_line(plain))
-    numbers = {
-      name: value
-      for name, value in plain.items()
-      if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
-    self._events.write(plain["step"], numbers)
+    plain = plain_record(step, record)
+    self._records.append(plain)
+    self._events.write(step, plain)
+    if self._lines.is_as_written():
+      self._lines.add(plain)
+    else:
+      self._write_anew()
+
+  def _write_anew(self):
+    """Writes again, with all records, what was taken away."""
+    _LOGGER.warning("%s was taken away or changed by another hand; it is written anew", self._workdir / METRICS_FILE)
+    self._workdir.mkdir(parents=True, exist_ok=True)
+    self._lines.write_all(self._records)
+    if not (self._workdir / TENSORBOARD_FOLDER).is_dir():
+      self._events.close()
+      self._events = _Events(self._workdir / TENSORBOARD_FOLDER, self._start)
+      for plain in self._records:
+        self._events.write(plain["step"], plain)
 
   def close(self) -> None:
-    """Writes what is pending and closes both files."""
+    """Closes both files."""
     self._lines.close()
     self._events.close()
 
   def __enter__(self) -> MetricWriter:
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, kind, *_) -> None:
+    if kind is None and not self._lines.is_as_written():
+      self._write_anew()
     self.close()
 
 
@@ -146,26 +180,49 @@ class _OnDisk:
   """A file that grows by lines, each on disk when `add` returns."""
 
   def __init__(self, path):
-    self._file = path.open("a", encoding="utf-8")
+    self._path = path
+    self._file: Any = None
 
-  def add(self, line):
-    self._file.write(line)
+  def write_all(self, records):
+    self.close()
+    write_text(self._path, "".join(map(_line, records)))
+    self._file = self._path.open("ab")
+
+  def add(self, record):
+    self._file.write(_line(record).encode())
     self._file.flush()
     os.fsync(self._file.fileno())
 
+  def is_as_written(self):
+    """Whether the file is still there, and ends where it was left."""
+    try:
+      there = self._path.stat()
+    except OSError:
+      return False
+    here = os.fstat(self._file.fileno())
+    return (there.st_dev, there.st_ino, there.st_size) == (here.st_dev, here.st_ino, self._file.tell())
+
   def close(self):
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
 
 
 class _InBucket:
-  """The same in a bucket, where a file cannot grow: all of it is written anew."""
+  """The same in a bucket, where a file cannot grow: all of it is written with each line."""
 
-  def __init__(self, path, lines):
-    self._path, self._all = path, lines
+  def __init__(self, path):
+    self._path = path
+    self._records: list[Any] = []
 
-  def add(self, line):
-    self._all += line
-    write_text(self._path, self._all)
+  def write_all(self, records):
+    self._records = list(records)
+    write_text(self._path, "".join(map(_line, self._records)))
+
+  def add(self, record):
+    self.write_all([*self._records, record])
+
+  def is_as_written(self):
+    return True
 
   def close(self):
     pass
@@ -191,7 +248,13 @@ class _Events:
     # TensorBoard hides events of this step and later that are older than this file.
     self._add(start, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
-  def write(self, step: int, numbers: Mapping[str, float]) -> None:
+  def write(self, step: int, record: Mapping[str, Any]) -> None:
+    """Writes the numbers of a record."""
+    numbers = {
+      name: value
+      for name, value in record.items()
+      if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
     values = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
     self._add(step, summary=self._summary(value=values))
     self._file.flush()
@@ -207,5 +270,4 @@ class _Events:
 
 
 def _line(record: dict[str, Any]) -> str:
-  record = {"step": record["step"], **record}
   return json.dumps(record, allow_nan=False) + "\n"

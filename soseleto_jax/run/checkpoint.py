@@ -32,9 +32,7 @@ class Checkpoints:
   restored onto another number of them. Nothing here unpickles: the files are JSON and arrays.
   """
 
-  def __init__(
-    self, workdir: str | pathlib.Path, *, max_to_keep: int, num_source: int, num_steps: int | None = None
-  ):
+  def __init__(self, workdir: str | pathlib.Path, *, max_to_keep: int, num_source: int, num_steps: int | None = None):
     """Opens `workdir/checkpoints`, made if it is not there, and clears what unfinished saves left in it.
 
     Args:
@@ -120,9 +118,7 @@ class Checkpoints:
     with self._failures():
       self._manager.save(
         step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(damage.sealed(content))
-        ),
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(damage.sealed(content))),
       )
 
   def restore(self, like: TrainState | Callable[[int], TrainState]) -> tuple[TrainState, dict[str, Any]]:
@@ -160,6 +156,20 @@ class Checkpoints:
       "or choose another --workdir to start from the beginning"
     )
 
+  def newest_loop(self) -> dict[str, Any] | None:
+    """Returns the dict that was saved with the newest checkpoint in which it is undamaged; None where there is none.
+
+    Raises:
+      OSError: one cannot be read, and nothing says that it is damaged.
+    """
+    for step in reversed(self.steps):
+      with contextlib.suppress(damage.Damaged):
+        return processes.agree(functools.partial(self._open_loop, step), _FAILURES)["loop"]
+    return None
+
+  def _open_loop(self, step):
+    return damage.opened("loop", self._read_item(step, "loop", ocp.args.JsonRestore()))
+
   def _read(self, step, like):
     loop, arrays = processes.agree(lambda: self._read_loop(step, like), _FAILURES)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
@@ -173,7 +183,7 @@ class Checkpoints:
 
   def _read_loop(self, step, like):
     """Returns what was saved beside a state that has the arrays of `like`, and the kind and checksum of each array."""
-    content = damage.opened("loop", self._read_item(step, "loop", ocp.args.JsonRestore()))
+    content = self._open_loop(step)
     here, arrays = self._describe(like), content["arrays"]
     for path in sorted(here.keys() | arrays.keys()):
       saved, _ = arrays.get(path, ("no such array", None))
@@ -199,7 +209,7 @@ class Checkpoints:
       # Without the manager's barrier, in which a process would wait for one that met damage.
       return _HANDLERS[name]().restore(epath.Path(self.directory) / str(step) / name, args=how)
     except Exception as error:  # whatever a reader makes of broken files
-      raise damage.failure(name, error) from error
+      raise damage.failure(name, step, error) from error
 
   def _set_aside(self, step):
     aside = self.directory / f"{step}{_ASIDE}"

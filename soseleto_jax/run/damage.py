@@ -16,14 +16,18 @@ class Damaged(Exception):
   """What is wrong with a checkpoint."""
 
 
-def failure(what: str, error: Exception) -> Exception:
-  """Returns what to raise for an error met while a part of a checkpoint was read.
+def failure(part: str, step: int, error: BaseException) -> Exception:
+  """Returns what to raise for an error met while a part of the checkpoint of a step was read.
 
   `Damaged` where the part does not decode or misses files. Anything else, such as a permission, a failing disk or
   memory, may be over at the next try: OSError.
   """
+  while error.__cause__ is not None:  # readers wrap what they met
+    error = error.__cause__
   first_line = (str(error).splitlines() or [""])[0] or type(error).__name__
-  return (Damaged if _is_damage(error) else OSError)(f"{what} cannot be read: {first_line}")
+  if _is_damage(error):
+    return Damaged(f"{part} cannot be read: {first_line}")
+  return OSError(f"{part} of the checkpoint of step {step} cannot be read: {first_line}")
 
 
 def sealed(content: Any) -> dict[str, Any]:

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soseleto_jax.data import lazy
+from soseleto_jax.data.selection import Examples
 from soseleto_jax.data.task import Task
+
+_COLUMNS = ("x", "label", "true_label")
+_SAMPLE = 256  # examples of a set
+_FEW = 16
 
 
 def describe(tree: Any) -> dict[str, str]:
@@ -57,8 +63,58 @@ def _mix(x):
 def of_task(task: Task) -> str:
   """Returns a digest of all labels and of eight examples of each set."""
   digest = hashlib.sha256()
-  for examples in filter(None, (task.source, task.target, task.validation, task.test)):
+  for examples in sets(task).values():
     label, x = np.asarray(examples["label"]), examples["x"]
     digest.update(label.tobytes())
     digest.update(np.ascontiguousarray(x[np.linspace(0, len(label) - 1, 8, dtype=int)]).tobytes())
   return digest.hexdigest()
+
+
+def parts_of_task(task: Task) -> dict[str, Any]:
+  """Returns what data a task holds, part by part, JSON-like; `changed_parts` compares.
+
+  All pixels count where they are in memory; of a set on disk 256 examples do, evenly spaced, whatever its feed.
+  """
+  parts: dict[str, Any] = {}
+  for name, examples in sets(task).items():
+    x, rows = examples["x"], len(examples["label"])
+    parts[f"{name} arrays"] = describe({column: examples[column] for column in _COLUMNS if column in examples})
+    parts[f"{name} examples"] = _digest(x[np.linspace(0, rows - 1, min(rows, _SAMPLE), dtype=int)])
+    if not lazy.is_lazy(x):
+      parts[f"{name} pixels"] = _digest(x)
+  if "true_label" in task.source:
+    parts["source true_label"] = _digest(task.source["true_label"])
+  for side in ("source", "target"):
+    parts[f"{side} class names"] = list(getattr(task, f"{side}_class_names"))
+    normalization = getattr(task, f"{side}_normalization")
+    parts[f"{side} normalization"] = [_summary(normalization.mean), _summary(normalization.std)]
+  return parts
+
+
+def changed_parts(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+  """Names the parts of `parts_of_task` in which two tasks differ, among those that both have."""
+  return [name for name in new if name in old and not _same(old[name], new[name])]
+
+
+def sets(task: Task) -> dict[str, Examples]:
+  """Returns the sets of a task by their names."""
+  named = {"source": task.source, "target": task.target, "validation": task.validation, "test": task.test}
+  return {name: examples for name, examples in named.items() if examples is not None}
+
+
+def _digest(array):
+  return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
+def _summary(values):
+  """The numbers, or sums of many of them: they come from sums, which processors round each in its own way."""
+  flat = np.asarray(values, np.float64).ravel()
+  if len(flat) <= _FEW:
+    return flat.tolist()
+  return [float(np.cos(k * np.arange(len(flat))) @ flat) for k in range(_FEW)]
+
+
+def _same(old, new):
+  if isinstance(new, list) and isinstance(new[0], list):  # normalization
+    return all(len(a) == len(b) and np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(old, new, strict=True))
+  return old == new

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from soseleto_jax.core.train_state import TrainState
-from soseleto_jax.report.writers import MetricWriter
+from soseleto_jax.report import writers
 from soseleto_jax.run import processes
 from soseleto_jax.run.checkpoint import Checkpoints
 from soseleto_jax.run.progress import Progress
@@ -23,9 +23,22 @@ _MOST_LISTED = 20
 
 @dataclasses.dataclass
 class Window:
-  """Sums and counts of the steps' metrics since the last record; the run's data, seconds and best record so far."""
+  """What goes with the state of a step: the records so far, and the sums of the steps' metrics since the last of them.
+
+  Attributes:
+    task: `fingerprint.of_task` of the run's data.
+    identity: what else the run is known by, see `soseleto_jax.run.identity`.
+    records: one dict for each evaluation, as metrics.jsonl has them.
+    sums: of each metric since the last record.
+    counts: of the steps in each of these sums.
+    seconds: that the run took so far.
+    best_step: of the record with the best validation accuracy.
+    best_accuracy: that accuracy.
+  """
 
   task: str
+  identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+  records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   sums: dict[str, float] = dataclasses.field(default_factory=dict)
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   seconds: float = 0.0
@@ -53,7 +66,11 @@ class Window:
 
 
 def train(
-  experiment: Experiment, state: TrainState, window: Window, writer: MetricWriter | None, checkpoints: Checkpoints
+  experiment: Experiment,
+  state: TrainState,
+  window: Window,
+  writer: writers.MetricWriter | None,
+  checkpoints: Checkpoints,
 ) -> TrainState:
   """Takes the steps that are left, and returns the last state.
 
@@ -159,6 +176,7 @@ class _Loop:
     record = {"epoch": epoch} | means | self._experiment.evaluate(self._state)
     self._window.compare(self._step, record)
     record |= {"steps_per_second": self._progress.record(self._step, record)}
+    self._window.records.append(writers.plain_record(self._step, record))
     if self._writer:
       self._writer.write(self._step, record)
 

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 T = TypeVar("T")
 _TEXT_BYTES = 1024  # of an error that processes tell one another
 
+
 def initialize(
   coordinator: str | None = None,
   num_processes: int | None = None,

@@ -32,7 +32,9 @@ def is_wanted(config: ConfigDict, given: Given) -> bool:
   return config.method == "soseleto" and given.method is None and config.alpha.trial_epochs > 0
 
 
-def with_start(setup: Setup, given: Given, workdir: pathlib.Path, resumes: bool) -> tuple[ConfigDict, dict[str, Any]]:
+def with_start(
+  setup: Setup, given: Given, workdir: pathlib.Path, resumes: bool, before: dict[str, Any] | None = None
+) -> tuple[ConfigDict, dict[str, Any]]:
   """Returns the config with `alpha.init` and `alpha.burn_in_weight` from a trial.
 
   For a few epochs one network learns from the target alone and one from source and target alike. Both are then tried
@@ -46,15 +48,14 @@ def with_start(setup: Setup, given: Given, workdir: pathlib.Path, resumes: bool)
     given: what the caller gave it.
     workdir: its folder, where trial.json keeps the answer.
     resumes: whether the run goes on from a checkpoint, and with the answer that it started with.
+    before: that answer, where the checkpoint has it.
 
   Returns:
     The config, and what to say of it: "alpha_init", and the accuracies "trial_target" and "trial_joint".
   """
-  found = _read(workdir / _FILE) if resumes else None
-  if found is None:
-    found = _try(setup, given)
-    if processes.is_main():
-      writers.write_json(workdir / _FILE, found)
+  found = before or (_read(workdir / _FILE) if resumes else None) or _try(setup, given)
+  if processes.is_main():
+    writers.write_json(workdir / _FILE, found)
   config = setup.config.copy_and_resolve_references()
   config.alpha.init = init = found["alpha_init"]
   config.alpha.burn_in_weight = float(np.clip(0.5 + config.alpha.gain * (init - 0.5), _LEAST, 1.0))
@@ -62,9 +63,11 @@ def with_start(setup: Setup, given: Given, workdir: pathlib.Path, resumes: bool)
 
 
 def _read(path):
+  """Returns the answer in a file, or None where it has none: the trial, taken again, gives the same."""
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError):
+    found = json.loads(path.read_bytes())
+    return found if 0 <= found["alpha_init"] <= 1 else None
+  except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return None
 
 

@@ -1,6 +1,8 @@
 """Tests of soseleto_jax.writers."""
 
 import json
+import os
+import shutil
 import struct
 
 import numpy as np
@@ -57,29 +59,32 @@ def test_numbers_json_has_no_word_for_become_null(tmp_path):
 
 def test_nothing_written_yet(tmp_path):
   assert writers.read_metrics(tmp_path) == []
-  with writers.MetricWriter(tmp_path, resume_step=5) as writer:
+  with writers.MetricWriter(tmp_path, [], 5) as writer:
     writer.write(6, {"loss": 1.0})
   assert writers.read_metrics(tmp_path) == [{"step": 6, "loss": 1.0}]
 
 
-@pytest.mark.parametrize("resume_step, kept", [(None, []), (0, [0]), (25, [0, 10, 20]), (30, [0, 10, 20, 30])])
+@pytest.mark.parametrize("resume_step, kept", [(-1, []), (0, [0]), (25, [0, 10, 20]), (30, [0, 10, 20, 30])])
 def test_resume_drops_later_records(tmp_path, resume_step, kept):
   with writers.MetricWriter(tmp_path) as writer:
     for step in (0, 10, 20, 30):
       writer.write(step, {"loss": float(step)})
-  with writers.MetricWriter(tmp_path, resume_step=resume_step) as writer:
-    assert [record["step"] for record in writers.read_metrics(tmp_path)] == kept
+  records = [{"step": step, "loss": float(step)} for step in kept]
+  assert writers.holds_records(tmp_path, records, resume_step) and writers.last_step(tmp_path) == 30
+  with writers.MetricWriter(tmp_path, records, resume_step) as writer:
+    assert writers.read_metrics(tmp_path) == records
     writer.write(31, {"loss": 31.0})
   assert [record["step"] for record in writers.read_metrics(tmp_path)] == [*kept, 31]
   first, second = read_events(tmp_path)
   assert len(scalars(first)) == 4
   starts = [e.step for e in second if e.session_log.status == event_pb2.SessionLog.START]
-  assert starts == [0 if resume_step is None else resume_step + 1]
+  assert starts == [resume_step + 1]
 
 
 def test_a_resumed_file_equals_the_uninterrupted_one(tmp_path):
-  def run(workdir, steps, resume_step=None):
-    with writers.MetricWriter(workdir, resume_step) as writer:
+  def run(workdir, steps, resume_step=-1):
+    records = [record for record in writers.read_metrics(workdir) if record["step"] <= resume_step]
+    with writers.MetricWriter(workdir, records, resume_step) as writer:
       for step in steps:
         writer.write(step, {"loss": np.float32(1 / (step + 1)), "note": "ä", "bad": np.nan})
 
@@ -97,15 +102,62 @@ def test_a_torn_last_line_is_dropped(tmp_path, tail):
   with (tmp_path / writers.METRICS_FILE).open("a") as file:
     file.write(tail)
   assert writers.read_metrics(tmp_path) == [{"step": 10, "loss": 1.0}]
-  with writers.MetricWriter(tmp_path, resume_step=20) as writer:
-    writer.write(21, {"loss": 2.0})
-  assert [record["step"] for record in writers.read_metrics(tmp_path)] == [10, 21]
+  assert writers.last_step(tmp_path) == 10
 
 
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
   (tmp_path / writers.METRICS_FILE).write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
   with pytest.raises(ValueError, match="line 2"):
     writers.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "text, held",
+  [
+    ('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n{"step": 3, "loss": 9}\n', True),
+    ('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n{"step": 3, "lo', True),
+    ('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.75}\n', False),
+    ('{"step": 1, "loss": 0.5}\n{"step": 2, "lo', False),
+    ('{"step": 2, "loss": 0.25}\n', False),
+    ('nonsense\n{"step": 1, "loss": 0.5}\n', False),
+    ("", False),
+  ],
+)
+def test_whether_a_file_holds_records(tmp_path, text, held):
+  (tmp_path / writers.METRICS_FILE).write_text(text)
+  assert writers.holds_records(tmp_path, [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}], 2) == held
+
+
+def take_away(workdir):
+  shutil.rmtree(workdir)
+
+
+def cut(workdir):
+  os.truncate(workdir / writers.METRICS_FILE, 5)
+
+
+def replace(workdir):
+  (workdir / writers.METRICS_FILE).unlink()
+  (workdir / writers.METRICS_FILE).write_text("{}")
+
+
+@pytest.mark.parametrize("change", [take_away, cut, replace])
+@pytest.mark.parametrize("last", [True, False])
+def test_what_is_taken_away_meanwhile_comes_back(tmp_path, caplog, change, last):
+  """With the next record, or at the end."""
+  workdir = tmp_path / "run"
+  expected = [{"step": step, "loss": 1 / step} for step in (1, 2, 3)]
+  with writers.MetricWriter(workdir, expected[:1], 1) as writer:
+    for record in expected[1:]:
+      if (record["step"] == 3) != last:
+        change(workdir)
+      writer.write(record["step"], record)
+    if last:
+      change(workdir)
+  assert writers.read_metrics(workdir) == expected
+  assert caplog.text.count("metrics.jsonl was taken away or changed by another hand") == 1 + last
+  if change is take_away:
+    assert scalars(read_events(workdir)[0]) == [(step, "loss", pytest.approx(1 / step)) for step in (1, 2, 3)]
 
 
 def test_write_json(tmp_path):

@@ -32,8 +32,8 @@ def make_state(step=0, model_state=None):
   return state.replace(step=jnp.int32(step), opt_state=opt_state)
 
 
-def open_checkpoints(workdir, max_to_keep=2, num_source=N):
-  return Checkpoints(workdir, max_to_keep=max_to_keep, num_source=num_source)
+def open_checkpoints(workdir, max_to_keep=2, num_source=N, num_steps=None):
+  return Checkpoints(workdir, max_to_keep=max_to_keep, num_source=num_source, num_steps=num_steps)
 
 
 def place(state, devices):
@@ -240,6 +240,63 @@ def test_another_network_is_no_damage(saved):
   with open_checkpoints(saved, num_source=N + 1) as checkpoints, pytest.raises(ValueError, match="step 5"):
     checkpoints.restore(make_state())
   assert steps_on_disk(saved) == [2, 5]
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    PermissionError(13, "Permission denied"),
+    OSError(5, "Input/output error"),
+    ValueError('RESOURCE_EXHAUSTED: Error opening "zarr" driver: Too many open files'),
+    MemoryError("cannot allocate"),
+    RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+  ],
+)
+def test_what_cannot_be_read_just_now_is_no_damage(saved, monkeypatch, error):
+  """The run stops and says why; the next one finds the checkpoint where it was."""
+  item = "loop" if isinstance(error, OSError) else "state"
+
+  def fail(*args, **kwargs):
+    raise Exception("while reading") from error
+
+  with monkeypatch.context() as patch, open_checkpoints(saved) as checkpoints:
+    handler = {"loop": ocp.JsonCheckpointHandler, "state": ocp.StandardCheckpointHandler}[item]
+    patch.setattr(handler, "restore", fail)
+    with pytest.raises(OSError, match=f"^{item} of the checkpoint of step 5 cannot be read: .*{str(error)[-15:]}"):
+      checkpoints.restore(make_state())
+  assert steps_on_disk(saved) == [2, 5]
+  with open_checkpoints(saved) as checkpoints:
+    assert checkpoints.restore(make_state())[1] == {"number": 5}
+
+
+def test_stray_folders_are_left_alone(saved, caplog):
+  """Among them real checkpoints, of other runs or under other names."""
+  strays = [saved / "checkpoints" / name for name in ("999", "1e3", "5 copy", "copy_7", "007")]
+  for stray in strays:
+    shutil.copytree(saved / "checkpoints" / "2", stray)
+  with open_checkpoints(saved, num_steps=10) as checkpoints:
+    assert checkpoints.steps == [2, 5] and checkpoints.latest_step == 5
+    checkpoints.save(make_state(8), LOOP)
+  with open_checkpoints(saved, num_steps=10) as checkpoints:
+    problems.assert_same_bits(checkpoints.restore(make_state())[0], make_state(8))
+  assert all(stray.is_dir() for stray in strays)
+  assert "999 is no checkpoint of this run, and is left as it is" in caplog.text  # the one that looks like it
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_checkpoints_that_are_no_folder(tmp_path, kind):
+  place = tmp_path / "checkpoints"
+  place.touch() if kind == "file" else place.symlink_to(tmp_path / "nowhere")
+  with pytest.raises(OSError, match="checkpoints is no folder; move it away, or choose another --workdir"):
+    open_checkpoints(tmp_path)
+
+
+def test_checkpoints_may_be_a_link_to_a_folder(tmp_path):
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
+  with open_checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(make_state(3), LOOP)
+  assert (tmp_path / "elsewhere" / "3").is_dir()
 
 
 # Saves that fail.
