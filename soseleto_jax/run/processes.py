@@ -5,7 +5,7 @@ import importlib.util
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ def agree(do: Callable[[], T], failures: Sequence[type[Exception]]) -> T:
   if error is not None and kind == kinds[worst]:
     raise error
   if kinds[worst] > len(failures):
-    return value
+    return cast(T, value)
   what = texts[worst].tobytes().rstrip(b"\0").decode(errors="replace")
   raise (failures[kinds[worst]] if kinds[worst] >= 0 else RuntimeError)(f"process {worst}: {what}")
 
