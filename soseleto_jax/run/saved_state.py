@@ -11,8 +11,8 @@ import orbax.checkpoint as ocp
 
 from soseleto_jax import storage
 from soseleto_jax.core.train_state import TrainState
-from soseleto_jax.run import fingerprint
-from soseleto_jax.run.checkpoint import Damaged, opened
+from soseleto_jax.run import damage, fingerprint
+from soseleto_jax.run.damage import Damaged
 
 _LOGGER = logging.getLogger(__name__)
 CHOICES = ("last", "best")
@@ -33,6 +33,7 @@ def read_state(workdir: pathlib.Path, which: str, params: Any, model_state: Any)
   Raises:
     ValueError: no such checkpoint, or one of other arrays.
     RuntimeError: it, or all, are damaged.
+    OSError: it cannot be read, and nothing says that it is damaged.
   """
   folder = workdir / "checkpoints"
   steps = _saved_steps(folder)
@@ -110,7 +111,8 @@ def _read(path, params, model_state):
 
 
 def _read_loop(path):
-  return opened(_item(path / "loop", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()))
+  content = damage.opened("loop", _item(path / "loop", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()))
+  return content["loop"], content["arrays"]
 
 
 def _item(path, handler, how):
@@ -118,7 +120,7 @@ def _item(path, handler, how):
     with ocp.Checkpointer(handler) as reader:
       return reader.restore(path, args=how)
   except Exception as error:  # whatever a reader makes of broken files
-    raise Damaged(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
+    raise damage.failure(path.name, int(path.parent.name), error) from error
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
