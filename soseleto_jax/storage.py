@@ -69,6 +69,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
       bucket_client().put_file(str(temporary), os.fspath(path))
     return
   temporary = path.with_name(f".{path.name}.tmp")
+  temporary.unlink(missing_ok=True)  # were it a link, what it points to would be written
   try:
     yield temporary
     with temporary.open("rb+") as file:

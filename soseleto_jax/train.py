@@ -1,10 +1,10 @@
 """Runs a whole experiment: from a config to the folder that it leaves."""
 
 import contextlib
+import functools
 import json
 import logging
 import pathlib
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +26,7 @@ from soseleto_jax.run.given import Evaluate, Given
 from soseleto_jax.run.interface import interface_of
 from soseleto_jax.run.prediction import Predictor
 from soseleto_jax.run.result import Result
-from soseleto_jax.run.signals import on_signals, raise_preempted
+from soseleto_jax.run.signals import PREEMPTION, on_signals, raise_preempted
 from soseleto_jax.run.suggestions import suggest
 from soseleto_jax.run.trainer import Experiment
 from soseleto_jax.run.workdir import claim, failed_writes
@@ -48,8 +48,8 @@ def train_and_evaluate(
 ) -> Result:
   """Trains as a config says and writes the run's folder; goes on from its newest checkpoint if there is one.
 
-  At each event the order is: evaluate, write the record, save. SIGINT and SIGTERM save first, then stop. What is given
-  takes the place of what the config names; a resumed run has to be given the same.
+  At each event the order is: evaluate, write the record, save. SIGINT, SIGTERM and SIGHUP save first, then stop. What
+  is given takes the place of what the config names; a resumed run has to be given the same.
 
   Args:
     config: the fields of `soseleto_jax.config.default_config`.
@@ -78,12 +78,12 @@ def train_and_evaluate(
     FloatingPointError: a loss or gradient that is not finite; the last checkpoint stays.
     OSError: the folder cannot be written, at the start or later; the last checkpoint stays.
     RuntimeError: another run is using the folder, or all of its checkpoints are damaged.
-    KeyboardInterrupt, soseleto_jax.run.signals.Preempted: SIGINT, SIGTERM.
+    KeyboardInterrupt, soseleto_jax.run.signals.Preempted: SIGINT; SIGTERM, SIGHUP.
   """
   given = Given(network, params, augment, optimizer, method, evaluators)
   validate(config, method)
   workdir = storage.as_path(workdir)
-  with on_signals(raise_preempted, signal.SIGTERM), storage.os_errors(workdir), _claimed(workdir):
+  with on_signals(raise_preempted, *PREEMPTION), storage.os_errors(workdir), _claimed(workdir) as hold:
     task_given = task is not None
     task = get_task(config.data, config.seed, jax.process_count()) if task is None else task
     known = identity.of_run(config, given, task, task_given=task_given)
@@ -110,8 +110,10 @@ def train_and_evaluate(
           config, start = trial.with_start(setup, given, workdir, resumes, before.get("start"))
           experiment = Experiment(config, task, given, like=setup)
         state, window = _resume(experiment, loop.Window(digest, known | {"start": start}), checkpoints, workdir)
+        keep_folder = functools.partial(_keep_folder, hold, workdir, window.identity, experiment)
         with _writer(workdir, window, int(state.step)) as writer:
-          state = loop.train(experiment, state, window, writer, checkpoints)
+          state = loop.train(experiment, state, window, writer, checkpoints, keep_folder)
+      keep_folder()
       return _finish(experiment, state, window, checkpoints, workdir, start)
 
 
@@ -203,7 +205,17 @@ def _check_processes(config, digest):
 
 
 def _claimed(workdir):
-  return claim(workdir) if processes.is_main() else contextlib.nullcontext()
+  return claim(workdir) if processes.is_main() else contextlib.nullcontext(lambda: None)
+
+
+def _keep_folder(hold, workdir, known, experiment):
+  """Sees that the folder is there and this run's; writes anew what was written at the start and taken away."""
+  hold()
+  if processes.is_main() and not (workdir / "config.json").exists():
+    writers.write_json(workdir / "config.json", known["config"])
+    interface_of(experiment.task, experiment.method).write(workdir)
+    if known["start"]:
+      trial.write(workdir, known["start"])
 
 
 def _writer(workdir, window, step):

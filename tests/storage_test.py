@@ -56,3 +56,14 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
   with pytest.raises(OSError, match="disk full"):
     storage.write_bytes(path, b"new")
   assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_link_points_to_is_not_written(tmp_path):
+  """Neither that of the file nor that of the temporary one beside it."""
+  precious = tmp_path / "precious"
+  precious.write_text("words")
+  for name in (".report.html.tmp", "report.html"):
+    (tmp_path / name).symlink_to(precious)
+  storage.write_bytes(tmp_path / "report.html", b"page")
+  assert (tmp_path / "report.html").read_bytes() == b"page" and not (tmp_path / "report.html").is_symlink()
+  assert precious.read_text() == "words"

@@ -151,8 +151,8 @@ def test_several_steps_a_call_change_nothing(tmp_path, straight):
 
 @pytest.mark.parametrize(
   "number, error",
-  [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt)],
-  ids=["SIGTERM", "SIGINT"],
+  [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt), (signal.SIGHUP, Preempted)],
+  ids=["SIGTERM", "SIGINT", "SIGHUP"],
 )
 def test_a_signal_saves_and_stops(tmp_path, straight, number, error):
   config, task = runs.make_config(), runs.make_task()
@@ -176,6 +176,17 @@ def test_a_signal_during_evaluation(tmp_path, monkeypatch, straight):
     train_and_evaluate(runs.make_config(), tmp_path, runs.make_task())
   assert saved_steps(tmp_path) == [4]
   assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
+
+
+def test_a_closed_terminal_means_nothing_where_it_is_ignored(tmp_path, straight):
+  """As `nohup` has it."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with runs.before_step(5, kill(signal.SIGHUP)):
+      assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_before_training(tmp_path, monkeypatch, straight):
@@ -368,6 +379,47 @@ def test_what_an_older_version_cannot_do_without(tmp_path, monkeypatch, straight
   (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
   with pytest.raises(ValueError, match=message):
     train_and_evaluate(config, tmp_path, task)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [".", "metrics.jsonl"]
+  + [pytest.param(name, marks=pytest.mark.slow) for name in ("checkpoints", ".lock", "config.json", "tensorboard")],
+)
+def test_what_is_taken_away_in_mid_run_is_made_anew(tmp_path, straight, name):
+  """With all that there is to come, and all records."""
+  workdir = tmp_path / "run"
+
+  def take_away():
+    pathlib.Path(os.path.normpath(workdir / name)).rename(
+      tmp_path / "elsewhere"
+    )  # at once, whatever is being written in it
+
+  with runs.before_step(5, take_away):
+    assert_same_run(train_and_evaluate(runs.make_config(), workdir, runs.make_task()), straight)
+  assert saved_steps(workdir)[-1] == 8
+  expected = {path.name for path in straight.report.parent.iterdir()} - {"tensorboard"}
+  assert {path.name for path in workdir.iterdir()} - {"tensorboard"} == expected
+  assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 2
+  assert_same_run(train_and_evaluate(runs.make_config(), workdir, runs.make_task()), straight)
+
+
+def test_a_folder_that_is_another_runs_by_now(tmp_path):
+  """Gets no records and no whole checkpoint of this one."""
+  workdir = tmp_path / "run"
+
+  def replace():
+    workdir.rename(tmp_path / "elsewhere")
+    with claim(workdir):
+      (workdir / "theirs").touch()
+
+  with (
+    runs.before_step(5, replace),
+    pytest.raises(RuntimeError, match="run was taken away, and is another run's by now"),
+  ):
+    train_and_evaluate(runs.make_config(), workdir, runs.make_task())
+  assert {path.name for path in workdir.iterdir()} <= {".lock", "theirs", "checkpoints"}  # a save was on its way
+  assert not list((workdir / "checkpoints").glob("[0-9]"))
 
 
 def test_a_forged_record_is_no_result(tmp_path, caplog, straight):

@@ -63,6 +63,7 @@ class Checkpoints:
       ),
       item_names=tuple(_HANDLERS),
     )
+    self._opened_at = self._place()
     processes.check_same("the list of checkpoints in --workdir", str(self.steps).encode())
 
   def __enter__(self) -> "Checkpoints":
@@ -108,6 +109,7 @@ class Checkpoints:
     Raises:
       OSError: this save or the one before failed; the checkpoints before it are as they were.
     """
+    self._find_again()
     step = int(state.step)
     if step == self.latest_step:
       return
@@ -120,6 +122,25 @@ class Checkpoints:
         step,
         args=ocp.args.Composite(state=ocp.args.StandardSave(state), loop=ocp.args.JsonSave(damage.sealed(content))),
       )
+
+  def _find_again(self):
+    """Makes the folder anew where it was taken away, which ends a save on its way there."""
+    if not processes.is_main() or self._place() == self._opened_at:
+      return
+    with contextlib.suppress(Exception):
+      self._manager.wait_until_finished()
+    _LOGGER.warning("%s was taken away, and with it the checkpoints so far", self.directory)
+    with self._failures():
+      self.directory.mkdir(parents=True, exist_ok=True)  # a save on its way there may have made it, too
+    self._opened_at = self._place()
+    self._manager.reload()
+
+  def _place(self):
+    """Tells the folder from another one of its name; None where there is none, or in a bucket."""
+    if storage.is_bucket(self.directory) or not self.directory.is_dir():
+      return None
+    found = self.directory.stat()
+    return found.st_dev, found.st_ino
 
   def restore(self, like: TrainState | Callable[[int], TrainState]) -> tuple[TrainState, dict[str, Any]]:
     """Returns the newest state that is undamaged, placed as `like` is, and the dict that was saved with it.

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -71,6 +72,7 @@ def train(
   window: Window,
   writer: writers.MetricWriter | None,
   checkpoints: Checkpoints,
+  keep_folder: Callable[[], None] = lambda: None,
 ) -> TrainState:
   """Takes the steps that are left, and returns the last state.
 
@@ -82,17 +84,19 @@ def train(
     window: what the steps before left; kept up to date.
     writer: of the records; None where another process has it.
     checkpoints: of the run.
+    keep_folder: called before anything is written, to see that the run's folder is still there.
 
   Raises:
     FloatingPointError: a loss or gradient that is not finite, or a step whose every row is masked.
     KeyboardInterrupt, Preempted: asked to stop, after saving.
     OSError: a write failed.
   """
-  return _Loop(experiment, state, window, writer, checkpoints).run()
+  return _Loop(experiment, state, window, writer, checkpoints, keep_folder).run()
 
 
 class _Loop:
-  def __init__(self, experiment, state, window, writer, checkpoints):
+  def __init__(self, experiment, state, window, writer, checkpoints, keep_folder):
+    self._keep_folder = keep_folder
     self._experiment, self._state, self._window = experiment, state, window
     self._writer, self._checkpoints = writer, checkpoints
     self._step, self._pending = int(state.step), None
@@ -108,6 +112,7 @@ class _Loop:
         if not (evaluates or saves or stop):
           continue
         self._read_pending()
+        self._keep_folder()
         if evaluates:
           self._evaluate()
         self._save()

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: SIGINT, and SIGTERM, by which a machine is taken away."""
+"""Signals that ask a run to stop: SIGINT, SIGTERM (a machine is taken away), SIGHUP (a terminal is)."""
 
 import contextlib
 import signal
@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+PREEMPTION = (signal.SIGTERM, signal.SIGHUP)
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: what a command that is preempted ends with
 
 
 class Preempted(BaseException):
-  """The run was asked to stop by SIGTERM, or its machine is going away; what it saved goes on with the same call.
+  """The run was asked to stop by SIGTERM or SIGHUP; what it saved goes on with the same call.
 
   Like KeyboardInterrupt it is no `Exception`, so that no handler of errors takes it for one.
   """
@@ -23,11 +24,15 @@ def raise_preempted(*_: Any) -> None:
 
 @contextlib.contextmanager
 def on_signals(handler: Callable[..., Any], *numbers: int) -> Iterator[None]:
-  """Has these signals call `handler(number, frame)` while it is open, if this thread may say so."""
+  """Has these signals call `handler(number, frame)` while it is open, if this thread may say so.
+
+  SIGHUP stays ignored where it was, as `nohup` wants it.
+  """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  before = {number: signal.signal(number, handler) for number in numbers}
+  ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+  before = {number: signal.signal(number, handler) for number in numbers if number not in ignored}
   try:
     yield
   finally:
@@ -37,7 +42,7 @@ def on_signals(handler: Callable[..., Any], *numbers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-  """Collects SIGINT and SIGTERM in a list while it is open, so that they meet a loop that can save.
+  """Collects SIGINT, SIGTERM and SIGHUP in a list while it is open, so that they meet a loop that can save.
 
   A second SIGINT raises KeyboardInterrupt where it comes.
   """
@@ -48,5 +53,5 @@ def stop_requests() -> Iterator[list[int]]:
       raise KeyboardInterrupt
     stops.append(number)
 
-  with on_signals(collect, signal.SIGINT, signal.SIGTERM):
+  with on_signals(collect, signal.SIGINT, *PREEMPTION):
     yield stops

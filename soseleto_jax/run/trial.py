@@ -55,11 +55,16 @@ def with_start(
   """
   found = before or (_read(workdir / _FILE) if resumes else None) or _try(setup, given)
   if processes.is_main():
-    writers.write_json(workdir / _FILE, found)
+    write(workdir, found)
   config = setup.config.copy_and_resolve_references()
   config.alpha.init = init = found["alpha_init"]
   config.alpha.burn_in_weight = float(np.clip(0.5 + config.alpha.gain * (init - 0.5), _LEAST, 1.0))
   return config, found
+
+
+def write(workdir: pathlib.Path, found: dict[str, Any]) -> None:
+  """Writes trial.json: what `with_start` returned."""
+  writers.write_json(workdir / _FILE, found)
 
 
 def _read(path):

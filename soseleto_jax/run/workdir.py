@@ -18,11 +18,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def claim(workdir: pathlib.Path) -> Iterator[None]:
+def claim(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
   """Makes the folder, and holds it for this process while it is open.
 
   The hold ends with the process, however that ends; in a bucket it runs out a minute later. A folder that was made here
   and stays empty is removed.
+
+  Yields:
+    A function that holds the folder still: it makes it anew where it was taken away, and raises RuntimeError where it
+    is another run's by now.
 
   Raises:
     OSError: the folder cannot be made or written.
@@ -30,36 +34,70 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
   """
   if storage.is_bucket(workdir):
     with lease.lease(workdir / _LOCK):
-      yield
+      yield lambda: None
     return
   made = not workdir.exists()
+  lock = _Lock(workdir)
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = (workdir / _LOCK).open("a+b", buffering=0)
-  except OSError as error:
-    raise _cannot_write(workdir, error) from error
-  with file:
+    yield lock.keep
+  finally:
+    if made and workdir.is_dir() and os.listdir(workdir) == [_LOCK]:
+      (workdir / _LOCK).unlink()
+      workdir.rmdir()
+    lock.release()
+
+
+class _Lock:
+  """The hold on a folder of this machine: a lock on a file in it."""
+
+  def __init__(self, workdir):
+    self._workdir = workdir
+    self._file = self._take()
+
+  def keep(self):
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      file.seek(0)
-      raise RuntimeError(
-        f"{workdir} is in use by {file.read().decode().strip() or 'another run'}; wait for it, stop it, "
-        "or choose another --workdir"
-      ) from error
+      there = os.lstat(self._workdir / _LOCK)
+    except OSError:
+      _LOGGER.warning("%s was taken away while its run goes on: what is to come is saved there anew", self._workdir)
+      before, self._file = self._file, self._take()
+      before.close()
+      return
+    if not os.path.samestat(there, os.fstat(self._file.fileno())):
+      raise RuntimeError(f"{self._workdir} was taken away, and is another run's by now; choose another --workdir")
+
+  def release(self):
+    self._file.close()
+
+  def _take(self):
+    path = self._workdir / _LOCK
+    try:
+      self._workdir.mkdir(parents=True, exist_ok=True)
+      file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b", 0)
     except OSError as error:
-      _LOGGER.warning("%s: no locks on this file system (%s); start no second run there", workdir, error.strerror)
+      if path.is_symlink():
+        raise OSError(f"{path} is a link, which a run does not follow; remove it") from error
+      raise _cannot_write(self._workdir, error) from error
     try:
+      _lock(file, self._workdir)
       file.truncate(0)
       file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     except OSError as error:
-      raise _cannot_write(workdir, error) from error
-    try:
-      yield
-    finally:
-      if made and os.listdir(workdir) == [_LOCK]:
-        (workdir / _LOCK).unlink()
-        workdir.rmdir()
+      file.close()
+      raise _cannot_write(self._workdir, error) from error
+    except RuntimeError:
+      file.close()
+      raise
+    return file
+
+
+def _lock(file, workdir):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    holder = file.read().decode(errors="replace").strip() or "another run"
+    raise RuntimeError(f"{workdir} is in use by {holder}; wait for it, stop it, or choose another --workdir") from error
+  except OSError as error:
+    _LOGGER.warning("%s: no locks on this file system (%s); start no second run there", workdir, error.strerror)
 
 
 @contextlib.contextmanager

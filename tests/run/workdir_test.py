@@ -48,6 +48,17 @@ def test_a_folder_that_stays_empty_is_removed(tmp_path, made, used):
   assert workdir.exists() == (used or not made)
 
 
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+  precious = tmp_path / "precious"
+  precious.write_text("words")
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / ".lock").symlink_to(precious)
+  with pytest.raises(OSError, match="run/.lock is a link, which a run does not follow; remove it"):
+    with claim(tmp_path / "run"):
+      pass
+  assert precious.read_text() == "words"
+
+
 def test_a_folder_that_cannot_be(tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(OSError, match="run cannot be written: Not a directory; choose another --workdir"):
