@@ -146,12 +146,13 @@ class SourceList:
     Numbers of the CSV have the fewest digits that name their float32. Where pyarrow is missing, all lists are CSV.
 
     Args:
-      workdir: the folder of the run.
+      workdir: the folder of the run; made when missing.
 
     Returns:
       The path of the list.
     """
     workdir = storage.as_path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
     with storage.replacing(workdir / ALPHA_FILE) as path, path.open("wb") as file:
       np.save(file, np.asarray(self.alpha, np.float32))
     path, other = workdir / f"{NAME}.csv", workdir / f"{NAME}.parquet"
