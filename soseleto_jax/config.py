@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from soseleto_jax.core.alignment import CONTRACTIONS
+from soseleto_jax.core.contraction import CONTRACTIONS
 from soseleto_jax.core.suggest import did_you_mean
 from soseleto_jax.data.get_task import data_config
 from soseleto_jax.methods import optimizers
@@ -61,8 +61,8 @@ def default_config() -> ConfigDict:
         burn_in_epochs=0.0,  # so long the source loss has one weight for all, while alpha already learns
         burn_in_weight=1.0,
         gain=1.0,  # the source loss has weights 1/2 + gain (alpha - 1/2), clipped to [0, 1]
-        lookahead=config_dict.placeholder(float),
-        contraction="jvp",
+        lookahead=config_dict.placeholder(float),  # at the first step; it follows the schedule of λ_p
+        contraction="auto",  # CONTRACTIONS: "jvp", or "vjp" for a network that forward mode cannot pass
         microbatch_size=config_dict.placeholder(int),
         target_loss="cross_entropy",  # TARGET_LOSSES: whose gradient the source's are aligned with
         direction="gradient",  # DIRECTIONS: what is made of that gradient before the inner product
@@ -156,8 +156,8 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
   _check(
     "alpha.contraction",
     config.alpha.contraction,
-    config.alpha.contraction == "jvp" or not config.shard_params,
-    "forms a gradient of all parameters for each example, which shard_params is to avoid; take 'jvp'",
+    config.alpha.contraction != "vmap_grad" or not config.shard_params,
+    "forms a gradient of all parameters for each example, which shard_params is to avoid; take 'auto'",
   )
   _check(
     "alpha.target_params",
@@ -178,6 +178,8 @@ def upgraded(fields: Mapping) -> dict[str, Any]:
   alpha = today.get("alpha", {})
   if "transforms" in alpha:
     alpha["transforms"] = ["scale_by_std" if name == "standardize" else name for name in alpha["transforms"]]
+  if alpha.get("contraction") == "jvp":  # what "auto" takes wherever it can be taken
+    alpha["contraction"] = "auto"
   return today
 
 

@@ -124,7 +124,9 @@ def run(
       point = unflatten(theta - at(lookahead) * old @ rows / len(old), params)
     target_losses, target_rows = batch_losses(point, target_head, target)
     target_gradient = target_rows.mean(axis=0)
-    descent_rows = target_rows if descent_head is None else batch_losses(point, descent_head, target)[1]
+    descent_losses, descent_rows = target_losses, target_rows
+    if descent_head is not None:
+      descent_losses, descent_rows = batch_losses(point, descent_head, target)
 
     aligned_gradient = aligned * target_gradient
     if direction is not None:
@@ -139,6 +141,7 @@ def run(
 
     weights = source_weights(alpha[index], step) if alpha_first else old
     gradient = weights @ rows / len(weights) + target_weight * descends_target * descent_rows.mean(axis=0)
+    descended = target_weight * descent_losses.mean() if len(target_params) else 0.0
     params = unflatten(theta + optimizer(gradient), params)
     needed = aligned | descends_target if descent_head is None else aligned
     yield (
@@ -146,6 +149,8 @@ def run(
       alpha.copy(),
       {
         "source_loss": np.mean(weights * losses),
+        "loss": np.mean(weights * losses) + descended,
+        "valid_rows": len(index),
         "target_loss": np.mean(target_losses),
         "alpha_mean": np.mean(alpha[index]),
         "alignment_mean": np.mean(q),

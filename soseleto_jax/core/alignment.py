@@ -1,6 +1,7 @@
 """The alignment of source examples with a direction: inner products of per-example gradients, `Qᵀ v`."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +10,9 @@ import jax.numpy as jnp
 
 from soseleto_jax.core import axis, trees
 from soseleto_jax.core.axis import AxisName
+from soseleto_jax.core.contraction import check_contraction
 from soseleto_jax.core.forward import Forward, directional_derivative
 from soseleto_jax.core.losses import Batch, Examples, LossFn, batch_size_of, check_losses
-
-CONTRACTIONS = ("jvp", "vmap_grad")
 
 Transform = Callable[[jax.Array, jax.Array, Batch, AxisName], jax.Array]
 
@@ -32,22 +32,33 @@ class Alignment:
       `soseleto_jax.core.alignment_rules`.
     loss: the `LossFn` of the source batch whose gradients q takes. None: the loss that the parameters descend, whose
       forward pass then serves both.
-    contraction: "jvp" or "vmap_grad", see `gradient_alignment`.
+    contraction: "auto", "jvp", "vjp" or "vmap_grad", see `gradient_alignment`.
     microbatch_size: for "vmap_grad", rows of Q at a time.
 
   Raises:
-    ValueError: a contraction that does not exist, or a misplaced `microbatch_size`.
+    ValueError: a contraction that does not exist, a misplaced `microbatch_size`, `params` that are no bools or all
+      False, a direction or transform that cannot be called as it is to be.
   """
 
   params: Any = None
   direction: Callable[[Any], Any] | None = None
   transforms: Sequence[Transform] = ()
   loss: LossFn | None = None
-  contraction: str = "jvp"
+  contraction: str = "auto"
   microbatch_size: int | None = None
 
   def __post_init__(self):
-    _check_contraction(self.contraction, self.microbatch_size)
+    check_contraction(self.contraction, self.microbatch_size)
+    if self.params is not None:
+      trees.check_marks(self.params, "Alignment.params")
+    if self.direction is not None and not callable(self.direction):
+      raise ValueError(f"Alignment.direction={self.direction!r}: give a function of the gradient, or None")
+    if isinstance(self.transforms, str) or not isinstance(self.transforms, Sequence):
+      raise ValueError(
+        f"Alignment.transforms={self.transforms!r}: give a tuple of functions, such as (scale_by_std(),)"
+      )
+    for number, transform in enumerate(self.transforms):
+      _check_transform(transform, f"Alignment.transforms[{number}]")
 
   def of(self, source: Forward, source_loss: LossFn, examples: Examples, g_target: Any) -> jax.Array:
     """Returns q `[B]`, 0 in masked rows.
@@ -61,27 +72,43 @@ class Alignment:
     direction = trees.select(self.params, g_target)
     if self.direction is not None:
       direction = self.direction(direction)
-    q = self._products(source, source_loss, examples, axis.varying(direction, examples.axis_name))
+    q = self.products(source, source_loss, examples, direction)
     q, losses = (jnp.where(examples.mask, values, 0.0) for values in (q, source.losses))
     batch = {**examples.batch, "mask": examples.mask}
     for transform in self.transforms:
       q = jnp.where(examples.mask, transform(q, losses, batch, examples.axis_name), 0.0)
     return q
 
-  def _products(self, source, source_loss, examples, direction):
+  def products(self, source: Forward, source_loss: LossFn, examples: Examples, direction: Any) -> jax.Array:
+    """Returns the inner products `[B]` alone; arguments as in `of`, with the direction as it is."""
+    direction = axis.varying(direction, examples.axis_name)
     loss = source_loss if self.loss is None else self.loss
-    bound = examples.bind(loss, "alignment.loss")
-    if self.contraction == "vmap_grad":
-      if examples.model_state is not None:
-        raise ValueError(
-          "contraction='vmap_grad' with a model_state: layers that couple examples have no per-example gradients; "
-          "use contraction='jvp', or a model without such layers"
-        )
-      jax.eval_shape(bound, source.params)  # which refuses a loss that is not one per example
-      return per_example_products(loss, source.params, examples.batch, examples.rng, direction, self.microbatch_size)
+    if self.contraction == "vmap_grad" and examples.model_state is None:
+      jax.eval_shape(examples.bind(loss, "alignment.loss"), source.params)  # which refuses one that is not per example
+      return per_example_products(loss, source.params, examples.seen, examples.rng, direction, self.microbatch_size)
     if self.loss is None:
-      return source.push(direction)
-    return directional_derivative(lambda params: bound(params)[0], source.params, direction)
+      return source.push(direction, self.contraction, self.microbatch_size)
+    bound = examples.bind(loss, "alignment.loss")
+    return directional_derivative(
+      lambda params: bound(params)[0], source.params, direction, self.contraction, self.microbatch_size
+    )
+
+
+def _check_transform(transform, name):
+  if not callable(transform):
+    raise ValueError(f"{name}={transform!r}: give a function f(q, losses, batch, axis_name), such as scale_by_std()")
+  try:
+    signature = inspect.signature(transform)
+  except (TypeError, ValueError):  # not known of everything that can be called
+    return
+  try:
+    signature.bind("q", "losses", "batch", "axis_name")
+  except TypeError as error:
+    called = getattr(transform, "__name__", repr(transform))
+    raise ValueError(
+      f"{name}={called} does not take (q, losses, batch, axis_name): give a function that does; what makes one wants "
+      f"to be called, {called}(...)"
+    ) from error
 
 
 def gradient_alignment(
@@ -90,7 +117,7 @@ def gradient_alignment(
   batch: Any,
   direction: Any,
   *,
-  contraction: str = "jvp",
+  contraction: str = "auto",
   microbatch_size: int | None = None,
   rng: jax.Array | None = None,
 ) -> jax.Array:
@@ -104,29 +131,31 @@ def gradient_alignment(
     params: pytree of arrays.
     batch: pytree of arrays, each with the leading axis B.
     direction: pytree shaped as `params`; a leaf None counts as zero, and costs nothing.
-    contraction: "jvp", one forward-mode pass, no per-example gradient is formed; or "vmap_grad", the definition: Q by
-      `jax.vmap(jax.grad)`, contracted with `direction`. Equal to rounding.
+    contraction: all equal to rounding. "jvp", one forward-mode pass, no per-example gradient is formed. "vjp", the same
+      by reverse mode over reverse mode, for what forward mode cannot pass, a `jax.custom_vjp`. "auto", "jvp" where the
+      loss allows it, else "vjp". "vmap_grad", the definition: Q by `jax.vmap(jax.grad)`, contracted with `direction`.
     microbatch_size: for "vmap_grad", how many rows of Q exist at a time. None: all. (It loops by `lax.map`, which is
       slow for convolutions on CPU.)
-    rng: key for the loss; the two contractions hand it on differently, so a loss that draws differs between them.
+    rng: key for the loss; "vmap_grad" hands it on row by row, so that a loss that draws differs there.
 
   Returns:
     float32 `[B]`.
 
   Raises:
-    ValueError: no such contraction, a loss that is not one per example, arrays without a common leading axis.
+    ValueError: no such contraction, "jvp" through a `jax.custom_vjp`, a loss that is not one per example, arrays
+      without a common leading axis.
 
   >>> loss = lambda params, batch, rng: (batch["x"] @ params - batch["y"]) ** 2
   >>> batch = {"x": jnp.eye(2), "y": jnp.ones(2)}
   >>> gradient_alignment(loss, jnp.zeros(2), batch, jnp.array([1.0, 3.0])).tolist()
   [-2.0, -6.0]
   """
-  _check_contraction(contraction, microbatch_size)
+  check_contraction(contraction, microbatch_size)
   rng = jax.random.key(0) if rng is None else rng
   check_losses(jax.eval_shape(loss_fn, params, batch, rng), batch_size_of(batch), "loss_fn")
   if contraction == "vmap_grad":
     return per_example_products(loss_fn, params, batch, rng, direction, microbatch_size)
-  return directional_derivative(lambda params: loss_fn(params, batch, rng), params, direction)
+  return directional_derivative(lambda params: loss_fn(params, batch, rng), params, direction, contraction)
 
 
 def per_example_products(
@@ -144,13 +173,3 @@ def per_example_products(
   if microbatch_size is None:
     return jax.vmap(product)(*rows)
   return jax.lax.map(lambda row: product(*row), rows, batch_size=microbatch_size)
-
-
-def _check_contraction(contraction: str, microbatch_size: int | None) -> None:
-  if contraction not in CONTRACTIONS:
-    raise ValueError(f"contraction={contraction!r}: choose one of {', '.join(CONTRACTIONS)}")
-  if microbatch_size is not None and (contraction != "vmap_grad" or microbatch_size < 1):
-    raise ValueError(
-      f"microbatch_size={microbatch_size} with contraction={contraction!r}: it splits the per-example gradients of "
-      "'vmap_grad' and is at least 1; leave it None otherwise"
-    )

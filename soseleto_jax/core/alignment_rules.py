@@ -5,6 +5,7 @@ float32 `[B]`, and the batch with its "mask", bool `[B]`; under `axis_name` stat
 directions are functions `f(g_t) -> v` for `Alignment(direction=...)`, from a pytree of arrays to one of equal shapes.
 """
 
+import numbers
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 
 from soseleto_jax.core import axis
 from soseleto_jax.core.alignment import Transform
+
+_ROUNDING = 100  # units in the last place of values, below which their standard deviation means nothing
 
 
 def center_by_class(num_classes: int, label_key: str = "label") -> Transform:
@@ -21,29 +24,45 @@ def center_by_class(num_classes: int, label_key: str = "label") -> Transform:
   of its label.
 
   Args:
-    num_classes: labels are 0 .. num_classes - 1.
-    label_key: where the batch holds them.
+    num_classes: labels are 0 .. num_classes - 1. Of others q becomes NaN: their weights stay, and the metric
+      "alignment_mean" shows it.
+    label_key: where the batch holds them, integers `[B]`.
   """
+  if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral) or num_classes < 1:
+    raise ValueError(f"num_classes={num_classes!r}: give the number of classes, at least 1")
 
   def transform(q, losses, batch, axis_name):
     del losses
-    one_hot = jax.nn.one_hot(batch[label_key], num_classes, dtype=q.dtype) * batch["mask"][:, None]
+    label = _labels(batch, label_key, q)
+    one_hot = jax.nn.one_hot(label, num_classes, dtype=q.dtype) * batch["mask"][:, None]
     sums, counts = axis.total((q @ one_hot, jnp.sum(one_hot, axis=0)), axis_name)
-    return q - (sums / jnp.maximum(counts, 1.0))[batch[label_key]]
+    known = (label >= 0) & (label < num_classes)
+    return jnp.where(known, q - (sums / jnp.maximum(counts, 1.0))[label], jnp.nan)
 
   return transform
+
+
+def _labels(batch, label_key, q):
+  if label_key not in batch:
+    raise ValueError(f"center_by_class reads batch[{label_key!r}], and the batch has {', '.join(sorted(batch))}")
+  label = batch[label_key]
+  if not jnp.issubdtype(label.dtype, jnp.integer) or label.shape != q.shape:
+    raise ValueError(
+      f"batch[{label_key!r}] has dtype {label.dtype}, shape {label.shape}: labels are integers {q.shape}"
+    )
+  return label
 
 
 def scale_by_std() -> Transform:
   """Divides q by its standard deviation in the batch, so that the step of `alpha` has the same size all along.
 
-  Where all q are equal, as in a batch of one row, there is nothing to tell apart, and q becomes 0.
+  Where all q are equal but for rounding, as in a batch of one row, there is nothing to tell apart, and q becomes 0.
   """
 
   def transform(q, losses, batch, axis_name):
     del losses
     _, std = _moments(q, batch["mask"], axis_name)
-    return jnp.where(std > 0, q / jnp.where(std > 0, std, 1.0), 0.0)
+    return _over(q, std)
 
   return transform
 
@@ -64,17 +83,22 @@ def add_agreement(weight: float = 1.0) -> Transform:
   def transform(q, losses, batch, axis_name):
     agreement = jnp.exp(-losses)
     mean, std = _moments(agreement, batch["mask"], axis_name)
-    return q + weight * jnp.where(std > 0, (agreement - mean) / jnp.where(std > 0, std, 1.0), 0.0)
+    return q + weight * _over(agreement - mean, std)
 
   return transform
 
 
 def _moments(values, mask, axis_name):
-  """Mean and standard deviation over the unmasked rows of the whole batch."""
+  """Mean and standard deviation over the unmasked rows of the whole batch; 0 where that is rounding."""
   count = jnp.maximum(axis.total(jnp.sum(mask), axis_name), 1)
   mean = axis.total(jnp.sum(values, where=mask), axis_name) / count
   variance = axis.total(jnp.sum((values - mean) ** 2, where=mask), axis_name) / count
-  return mean, jnp.sqrt(variance)
+  is_rounding = variance <= (_ROUNDING * jnp.finfo(values.dtype).eps) ** 2 * (mean**2 + variance)
+  return mean, jnp.where(is_rounding, 0.0, jnp.sqrt(variance))
+
+
+def _over(values, std):
+  return jnp.where(std > 0, values / jnp.where(std > 0, std, 1.0), 0.0)
 
 
 def residual_normalize(epsilon: float = 1e-6) -> Transform:

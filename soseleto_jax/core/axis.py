@@ -27,28 +27,47 @@ def masked_mean(values: jax.Array, mask: jax.Array, axis_name: AxisName) -> jax.
   return total(jnp.sum(jnp.where(mask, values, 0.0)), axis_name) / count(mask, axis_name)
 
 
-def step_key(seed: jax.Array, step: jax.Array, axis_name: AxisName) -> jax.Array:
-  """The key of a step, of each device's own under an axis."""
+def step_keys(seed: jax.Array, step: jax.Array, axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
+  """The keys of a step's first and second batch, source and target; under an axis of each device's own."""
   key = jax.random.fold_in(jax.random.key(seed), step)
-  return key if axis_name is None else jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+  if axis_name is not None:
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+  first, second = jax.random.split(key)
+  return first, second
 
 
-def mean_state(tree: Any, axis_name: AxisName) -> Any:
-  """One state of all devices': means of numbers with a fraction; of counters, flags and keys, the first device's."""
-  if axis_name is None:
-    return tree
+def merged_state(new: Any, old: Any, mask: jax.Array, axis_name: AxisName) -> Any:
+  """One model state of all devices'.
 
-  def merge(leaf):
+  Numbers with a fraction are averaged, each device counting as often as it has unmasked rows; counters, flags and keys
+  are the first device's. Where all rows of the batch are masked, the state is the old one.
+
+  Args:
+    new: what the loss returned, each device's own.
+    old: the state that it was given, of the same structure.
+    mask: bool `[B]`, this device's.
+    axis_name: the axis, or None.
+  """
+  number = jnp.sum(mask)
+  whole = total(number, axis_name)
+
+  def of_devices(leaf):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      return jax.random.wrap_key_data(merge(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+      return jax.random.wrap_key_data(of_devices(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
-      return jax.lax.pmean(leaf, axis_name).astype(leaf.dtype)
+      wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+      mean = jax.lax.psum(jnp.where(number > 0, number * wide, 0), axis_name) / jnp.maximum(whole, 1)
+      return mean.astype(leaf.dtype)
     if leaf.dtype == bool:
-      return merge(leaf.astype(jnp.int32)).astype(bool)
+      return of_devices(leaf.astype(jnp.int32)).astype(bool)
     is_first = jax.lax.axis_index(axis_name) == 0
     return jax.lax.psum(jnp.where(is_first, leaf, 0), axis_name)
 
-  return jax.tree.map(merge, tree)
+  def merge(leaf, before):
+    leaf = jnp.asarray(leaf)
+    return jnp.where(whole > 0, leaf if axis_name is None else of_devices(leaf), before)
+
+  return jax.tree.map(merge, new, old)
 
 
 def varying(tree: Any, axis_name: AxisName) -> Any:

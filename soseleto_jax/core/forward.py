@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from soseleto_jax.core import axis, trees
 from soseleto_jax.core.axis import AxisName
+from soseleto_jax.core.contraction import resolve
 from soseleto_jax.core.losses import BoundLoss
 
 
@@ -21,14 +22,19 @@ class Forward:
     losses: `[B]`.
     model_state: what the loss returned, or None.
     pull: `weights [B] -> Σ_j w_j ∂ℓ_j`, a pytree as the parameters: reverse mode.
-    push: `direction -> <∂ℓ_j, direction> [B]`, see `directional_derivative`: forward mode.
+    losses_of: `params -> losses [B]`, elsewhere.
   """
 
   params: Any
   losses: jax.Array
   model_state: Any
   pull: Callable[[jax.Array], Any]
-  push: Callable[[Any], jax.Array]
+  losses_of: Callable[[Any], jax.Array]
+
+  def push(self, direction: Any, contraction: str = "auto", microbatch_size: int | None = None) -> jax.Array:
+    """`<∂ℓ_j, direction> [B]`, see `directional_derivative`."""
+    passed = self.losses, self.pull
+    return directional_derivative(self.losses_of, self.params, direction, contraction, microbatch_size, passed)
 
 
 def forward(loss: BoundLoss, params: Any) -> Forward:
@@ -38,20 +44,53 @@ def forward(loss: BoundLoss, params: Any) -> Forward:
   def pull(weights):
     return pullback(weights.astype(losses.dtype))[0]
 
-  def push(direction):
-    return directional_derivative(lambda params: loss(params)[0], params, direction)
-
-  return Forward(params, losses, model_state, pull, push)
+  return Forward(params, losses, model_state, pull, lambda params: loss(params)[0])
 
 
-def directional_derivative(losses_of: Callable[[Any], jax.Array], params: Any, direction: Any) -> jax.Array:
-  """`Qᵀ v` by one forward-mode pass: the derivative of the losses `[B]` along `direction`.
+def directional_derivative(
+  losses_of: Callable[[Any], jax.Array],
+  params: Any,
+  direction: Any,
+  contraction: str = "auto",
+  microbatch_size: int | None = None,
+  passed: tuple[jax.Array, Callable[[jax.Array], Any]] | None = None,
+) -> jax.Array:
+  """`Qᵀ v`, the derivative of the losses `[B]` along a direction.
 
-  Leaves of `direction` that are None count as zero and cost no tangent pass.
+  Args:
+    losses_of: `params -> losses [B]`.
+    params: where.
+    direction: pytree as `params`; leaves that are None count as zero and cost nothing.
+    contraction: as in `soseleto_jax.gradient_alignment`; "vmap_grad" forms Q by its rows, one backward pass over the
+      batch for each, which losses that couple examples have as well.
+    microbatch_size: for "vmap_grad".
+    passed: the losses and their pullback, where these are at hand.
   """
   marked = trees.alike(direction, params)
   tangent = jax.tree.map(lambda d, p: d.astype(p.dtype), direction, marked)
-  return jax.jvp(lambda m: losses_of(trees.fill(m, params)), (marked,), (tangent,))[1]
+
+  def of_marked(marked):
+    return losses_of(trees.fill(marked, params))
+
+  chosen = resolve(contraction, of_marked, marked)
+  if chosen == "jvp":
+    return jax.jvp(of_marked, (marked,), (tangent,))[1]
+  losses, pull = passed or _pullback(losses_of, params)
+
+  def pull_marked(weights):
+    return trees.alike(direction, pull(weights))
+
+  if chosen == "vjp":  # of a linear function, which may be taken anywhere: here at the losses
+    return jax.vjp(pull_marked, losses)[1](tangent)[0]
+  one_hots = jnp.diag(jnp.where(jnp.isnan(losses), 1.0, 1.0))  # which vary over devices as the losses do
+  if microbatch_size is None:
+    return jax.vmap(lambda one_hot: trees.dot(pull_marked(one_hot), direction))(one_hots)
+  return jax.lax.map(lambda one_hot: trees.dot(pull_marked(one_hot), direction), one_hots, batch_size=microbatch_size)
+
+
+def _pullback(losses_of, params):
+  losses, pullback = jax.vjp(losses_of, params)
+  return losses, lambda weights: pullback(weights.astype(losses.dtype))[0]
 
 
 def mean_and_gradient(loss: BoundLoss, params: Any, mask: jax.Array, axis_name: AxisName) -> tuple[Any, Any, Any]:

@@ -1,7 +1,7 @@
 """Losses and gradients that are not finite: the rows at fault, and steps that go on without them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from soseleto_jax.core import alpha as alpha_lib
-from soseleto_jax.core import axis
+from soseleto_jax.core import axis, trees
 from soseleto_jax.core.axis import AxisName
-from soseleto_jax.core.losses import LossFn, batch_size_of, bind, mask_of
+from soseleto_jax.core.forward import forward
+from soseleto_jax.core.losses import Examples, batch_size_of, mask_of
 from soseleto_jax.core.step import Step
 from soseleto_jax.core.train_state import TrainState
 
@@ -22,14 +23,14 @@ def skip_nonfinite(step: Step) -> Step:
   Rows whose loss or alignment is not finite, see `faulty_rows`, count as masked, and those of the source get `alpha` 0.
   Where the gradient is not finite even so, parameters, optimizer state and `model_state` stay as they are. Metrics also
   hold "skipped_rows", the number of such rows in all batches, and "skipped_step", 1 for such a step. It costs another
-  forward and tangent pass.
+  forward pass, and the step's inner products once more.
 
   Args:
     step: any `Step`; of one that names no losses, rows are told by their inputs alone.
   """
 
   def gradients(state, *batches):
-    found = faulty_rows(step.losses, state, *batches, axis_name=step.axis_name)
+    found = faulty_rows(step, state, *batches)
     cleaned = [without(batch, faulty, step.axis_name) for batch, faulty in zip(batches, found, strict=True)]
     gradient, after, metrics = step.gradients(state, *cleaned)
     sound = _is_sound(gradient)
@@ -43,48 +44,42 @@ def skip_nonfinite(step: Step) -> Step:
   return dataclasses.replace(step, gradients=gradients, optimizer=_resting_where_not_finite(step.optimizer))
 
 
-def faulty_rows(
-  losses: Sequence[LossFn], state: TrainState, *batches: Mapping[str, Any], axis_name: AxisName = None
-) -> list[jax.Array]:
-  """Finds the rows that make a step's loss or gradient not finite.
+def faulty_rows(step: Step, state: TrainState, *batches: Mapping[str, Any]) -> list[jax.Array]:
+  """Finds the rows that make a step's loss or alignment not finite.
 
-  Those are rows with an input that is not finite; with such a loss; and of the first of two batches (the source) those
-  whose gradient has a product with the other's that is not finite. Where every row has such a loss or product the
-  parameters are at fault, and no row.
+  Those are rows with an input that is not finite; with such a loss; and of the first of two batches (the source), where
+  the step takes inner products, those whose gradient has a product with the other's that is not finite. Where every row
+  has such a loss or product the parameters are at fault, and no row. Losses draw what they draw in the step, and the
+  products run over the leaves, and are taken in the way, of the step's.
 
   Args:
-    losses: the loss of each batch: of source and target, or one; or none, and rows are told by their inputs alone.
+    step: its losses, those of each batch, are looked at; of one that names none, rows are told by their inputs alone.
     state: its `params`, which are finite, and its `model_state` are what the losses are taken at.
-    *batches: mappings of arrays, as a train step takes them.
-    axis_name: the mapped axis that batches are split over, or None.
+    *batches: mappings of arrays, as the step takes them; mapped over the step's axis if it has one.
 
   Returns:
     bool `[B]` for each batch; rows with "mask" False, which no step reads, can be True as well.
   """
-  if not losses:
+  if not step.losses:
     return [~_finite_inputs(batch) for batch in batches]
-  rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
-
-  def losses_without(loss, batch, faulty):
-    bound = bind(loss, without(batch, faulty, axis_name), rng, state.model_state, "loss")
-    return lambda params: bound(params)[0]
-
+  name, params = step.axis_name, axis.varying(state.params, step.axis_name)
+  keys = axis.step_keys(state.seed, state.step, name)
   found: list[jax.Array] = []
   direction = None
-  for loss, batch in reversed(list(zip(losses, batches, strict=True))):
+  for loss, batch, key in reversed(list(zip(step.losses, batches, keys, strict=False))):
     mask = mask_of(batch)
     faulty = ~_finite_inputs(batch)
-    losses_of = losses_without(loss, batch, faulty)
-    if direction is None:
-      suspect = ~jnp.isfinite(losses_of(state.params))
-    else:
-      values, products = jax.jvp(losses_of, (state.params,), (direction,))
-      suspect = ~(jnp.isfinite(values) & jnp.isfinite(products))
-    num_fine = axis.total(jnp.sum(mask & ~faulty & ~suspect), axis_name)
+    cleaned = without(batch, faulty, name)
+    examples = Examples(cleaned, cleaned["mask"], key, state.model_state, name)
+    passed = forward(examples.bind(loss, "loss"), params)
+    suspect = ~jnp.isfinite(passed.losses)
+    if direction is not None and step.alignment is not None:
+      suspect |= ~jnp.isfinite(step.alignment.products(passed, loss, examples, direction))
+    num_fine = axis.total(jnp.sum(mask & ~faulty & ~suspect), name)
     faulty |= suspect & (num_fine > 0)
     found.insert(0, faulty)
-    if len(found) < len(batches):
-      direction = _gradient(losses_without(loss, batch, faulty), state.params, mask & ~faulty)
+    if len(found) < len(batches) and step.alignment is not None:
+      direction = _direction(step.alignment, loss, batch, faulty, examples, params)
   return found
 
 
@@ -109,16 +104,18 @@ def _emptied(alpha, index, rows, axis_name):
   return alpha_lib.add_and_clip(alpha, found, -rows.astype(jnp.float32), axis_name)[0]
 
 
-def _resting_where_not_finite(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def _resting_where_not_finite(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
   """Returns the optimizer, which for a gradient that is not finite moves neither the parameters nor its state."""
 
-  def update(gradient, state, params=None):
-    updates, new_state = optimizer.update(gradient, state, params)
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def update(gradient, state, params=None, **extra):
+    updates, new_state = optimizer.update(gradient, state, params, **extra)
     sound = _is_sound(gradient)
     nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates)  # p + -0.0 is p to the bit, 0.0 too
     return _keep(sound, updates, nothing), _keep(sound, new_state, state)
 
-  return optax.GradientTransformation(optimizer.init, update)
+  return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def _is_sound(gradient: Any) -> jax.Array:
@@ -138,8 +135,17 @@ def _finite_inputs(batch):
   return finite
 
 
-def _gradient(losses_of, params, mask):
-  """The gradient of the unmasked losses' sum, or zeros, which make every product finite, where it is not finite."""
-  gradient = jax.grad(lambda params: jnp.sum(jnp.where(mask, losses_of(params), 0.0)))(params)
+def _direction(alignment, loss, batch, faulty, examples, params):
+  """The gradient of the sum of the losses without those at fault, by the leaves that the products run over.
+
+  Zeros, which make every product finite, where it is not finite itself.
+  """
+  cleaned = without(batch, faulty, examples.axis_name)
+  losses_of = dataclasses.replace(examples, batch=cleaned, mask=cleaned["mask"]).bind(loss, "loss")
+
+  def total(marked):
+    return jnp.sum(jnp.where(cleaned["mask"], losses_of(trees.fill(marked, params))[0], 0.0))
+
+  gradient = axis.total(jax.grad(total)(trees.select(alignment.params, params)), examples.axis_name)
   sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]).all()
   return jax.tree.map(lambda leaf: jnp.where(sound, leaf, 0), gradient)

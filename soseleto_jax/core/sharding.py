@@ -1,5 +1,6 @@
 """Where arrays live: one mesh axis, "data", that `alpha` and batches are split over, and parameters too on request."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from soseleto_jax.core import arrays
 from soseleto_jax.core.alpha import PADDING
-from soseleto_jax.core.losses import batch_size_of
+from soseleto_jax.core.losses import batch_size_of, mask_of
+from soseleto_jax.core.step import Step
 from soseleto_jax.core.train_state import TrainState
 
 AXIS = "data"
@@ -28,21 +30,55 @@ def make_mesh(devices: Any = None) -> Mesh:
   return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def state_specs(axis_name: Any = AXIS) -> TrainState:
+  """Returns the partition of a train state, for a `jax.shard_map` of your own.
+
+  Args:
+    axis_name: the mesh axis, or tuple of axes, that `alpha` and batches are split over, as in `make_train_step`.
+
+  Returns:
+    A `TrainState` of `PartitionSpec`s, a prefix of any state: for `in_specs` and `out_specs`. `alpha` has to be padded
+    to a multiple of the devices, with any weight below 0.
+  """
+  return STATE_SPECS.replace(alpha=P(axis_name))
+
+
 def state_shardings(state: TrainState, mesh: Mesh, shard_params: bool = False) -> TrainState:
   """Returns the sharding of each array of a state, in its place.
 
-  `alpha` is split over "data"; everything else is on every device. With `shard_params` each array of `params` and
-  `opt_state` is split along its longest axis that the devices divide, unless it has none, or fewer than 2**14 elements.
+  `alpha` is split over "data". What lies on this mesh already, split over other axes of it, stays so; everything else
+  is on every device. With `shard_params` each other array of `params` and `opt_state` is split over "data" along its
+  longest axis that the devices divide, unless it has none, or fewer than 2**14 elements.
   """
 
   def split(tree):
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, _param_spec(leaf.shape, mesh.shape[AXIS])), tree)
+    return jax.tree.map(lambda leaf: _own(leaf, mesh) or place(_param_spec(leaf.shape, mesh.shape[AXIS])), tree)
 
-  whole = jax.tree.map(lambda _: NamedSharding(mesh, P()), state)
+  def place(spec):
+    return NamedSharding(mesh, spec)
+
+  _check_mesh(mesh)
+  whole = jax.tree.map(lambda leaf: _own(leaf, mesh) or place(P()), state)
   shardings = whole.replace(alpha=NamedSharding(mesh, P(AXIS)))
   if shard_params:
     shardings = shardings.replace(params=split(state.params), opt_state=split(state.opt_state))
   return shardings
+
+
+def _own(leaf, mesh):
+  """Returns the sharding that an array has on the mesh, along axes other than "data"; None where it has none."""
+  sharding = getattr(leaf, "sharding", None)
+  if not isinstance(sharding, NamedSharding) or sharding.mesh != mesh:
+    return None
+  names = {
+    name for part in sharding.spec if part is not None for name in (part if isinstance(part, tuple) else (part,))
+  }
+  return sharding if names and AXIS not in names else None
+
+
+def _check_mesh(mesh):
+  if AXIS not in mesh.axis_names:
+    raise ValueError(f"mesh has the axes {mesh.axis_names}: one has to be called 'data', as in make_mesh()")
 
 
 def _param_spec(shape, num_devices):
@@ -62,9 +98,13 @@ def shard_train_state(state: TrainState, mesh: Mesh, shard_params: bool = False)
 
   Returns:
     The state with `alpha` split over "data" and padded to a multiple of D with -1, which marks rows that no example
-    owns, and the rest as `state_shardings` says. All arrays are copies, so that donating them never deletes the
-    caller's.
+    owns (`soseleto_jax.weights` leaves them out), and the rest as `state_shardings` says: what is split over other axes
+    of the mesh stays so. All arrays are copies, so that donating them never deletes the caller's.
+
+  Raises:
+    ValueError: no axis of the mesh is called "data".
   """
+  _check_mesh(mesh)
   alpha = np.asarray(state.alpha)
   padded = np.pad(alpha, (0, -len(alpha) % mesh.shape[AXIS]), constant_values=PADDING)
   shardings = state_shardings(state, mesh, shard_params)
@@ -88,14 +128,23 @@ def shard_train_step(step: Callable[..., Any], mesh: Mesh, shard_params: bool = 
   Args:
     step: from `make_train_step(..., axis_name="data")` or `make_plain_step`; without `shard_params` also any function
       of a state and batches.
-    mesh: with an axis "data" of D devices.
+    mesh: with an axis "data" of D devices. Along other axes devices compute alike, or what is split over them.
     shard_params: as it was given to `shard_train_state`. Meant for `contraction="jvp"`: beside the per-example
       gradients of "vmap_grad" it saves little.
 
   Returns:
     `step(state, *batches) -> (state, metrics)`, jitted. The state is as `shard_train_state` places it, and donated.
     Batches arrive whole: they are split over the devices, padded with masked rows where B is not a multiple of D.
+
+  Raises:
+    ValueError: a step without `axis_name`, a mesh without "data", a plain function with `shard_params`, and, when
+      called, a state that `shard_train_state` has not placed.
   """
+  _check_mesh(mesh)
+  if isinstance(step, Step) and AXIS not in np.atleast_1d(step.axis_name or ""):
+    raise ValueError(f"step has axis_name={step.axis_name!r}: make it with axis_name='data', the mesh's axis")
+  if shard_params and not isinstance(step, Step):
+    raise ValueError("shard_params=True with a plain function: give a Step, whose parts can be mapped apart")
 
   def sharded(state, *batches):
     batches = [pad_batch(batch, mesh) for batch in batches]
@@ -103,7 +152,31 @@ def shard_train_step(step: Callable[..., Any], mesh: Mesh, shard_params: bool = 
       batches = jax.reshard(batches, NamedSharding(mesh, P(AXIS)))
     return map_over_devices(step, mesh, [P(AXIS)] * len(batches), shard_params)(state, *batches)
 
-  return jax.jit(sharded, donate_argnums=0)
+  jitted = jax.jit(sharded, donate_argnums=0)
+
+  @functools.cache
+  def keeping(shardings):
+    return jax.jit(sharded, donate_argnums=0, out_shardings=(jax.tree.unflatten(*shardings), None))
+
+  @functools.wraps(jitted)
+  def checked(state, *batches):
+    _check_placed(state, mesh)
+    leaves, structure = jax.tree.flatten(state)
+    if any(_own(leaf, mesh) for leaf in leaves):  # or XLA would place anew what is not split
+      return keeping((structure, tuple(leaf.sharding for leaf in leaves)))(state, *batches)
+    return jitted(state, *batches)
+
+  checked.lower = jitted.lower  # type: ignore[attr-defined]
+  return checked
+
+
+def _check_placed(state, mesh):
+  alpha, count = state.alpha, mesh.shape[AXIS]
+  placed = not isinstance(alpha, jax.Array) or isinstance(alpha, jax.core.Tracer) or alpha.sharding.device_set
+  if len(alpha) % count or (isinstance(placed, set) and placed != set(mesh.devices.flat)):
+    raise ValueError(
+      f"alpha, {len(alpha)} weights, is not split over the {count} devices: call shard_train_state(state, mesh)"
+    )
 
 
 def map_over_devices(step: Any, mesh: Mesh, specs: Any, shard_params: bool = False) -> Callable[..., Any]:
@@ -112,8 +185,12 @@ def map_over_devices(step: Any, mesh: Mesh, specs: Any, shard_params: bool = Fal
   With `shard_params`, the step's `gradients` are mapped, and its `descend` is partitioned automatically.
   """
   if not shard_params:
-    return jax.shard_map(step, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(STATE_SPECS, P()))
-  mapped = jax.shard_map(step.gradients, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(P(), STATE_SPECS, P()))
+    return jax.shard_map(
+      step, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(STATE_SPECS, P()), axis_names={AXIS}
+    )
+  mapped = jax.shard_map(
+    step.gradients, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(P(), STATE_SPECS, P()), axis_names={AXIS}
+  )
 
   def sharded(state, *args):
     shardings = state_shardings(state, mesh, shard_params)
@@ -122,21 +199,22 @@ def map_over_devices(step: Any, mesh: Mesh, specs: Any, shard_params: bool = Fal
     gradient, after, metrics = mapped(state.replace(params=whole, opt_state=None), *args)
     after = after.replace(params=state.params, opt_state=state.opt_state)
     if explicit:
-      return jax.sharding.auto_axes(step.descend, axes=AXIS, out_sharding=shardings)(after, gradient), metrics
-    return jax.lax.with_sharding_constraint(step.descend(after, gradient), shardings), metrics
+      descend = jax.sharding.auto_axes(step.descend, axes=AXIS, out_sharding=shardings)
+      return descend(after, gradient, metrics), metrics
+    return jax.lax.with_sharding_constraint(step.descend(after, gradient, metrics), shardings), metrics
 
   return sharded
 
 
 def pad_batch(batch: Any, mesh: Mesh) -> Any:
-  """Appends copies of the first row under "mask" False until the devices divide the batch."""
+  """Appends copies of the first rows under "mask" False until the devices divide the batch."""
   size = batch_size_of(batch)
   missing = -size % mesh.shape[AXIS]
   if not missing:
     return batch
-  mask = batch.get("mask", jnp.ones(size, bool))
-  padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[:1], missing, axis=0)]), batch)
-  return {**padded, "mask": jnp.concatenate([mask, jnp.zeros(missing, bool)])}
+  rows = np.arange(size + missing) % size
+  mask = jnp.concatenate([mask_of(batch), jnp.zeros(missing, bool)])
+  return {**jax.tree.map(lambda leaf: leaf[rows], dict(batch)), "mask": mask}
 
 
 def _is_explicit(mesh):

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from soseleto_jax.core import axis
+from soseleto_jax.core.alignment import Alignment
 from soseleto_jax.core.axis import AxisName
 from soseleto_jax.core.forward import mean_and_gradient
-from soseleto_jax.core.losses import LossFn, bind, mask_of
-from soseleto_jax.core.train_state import TrainState
+from soseleto_jax.core.losses import Examples, LossFn, mask_of
+from soseleto_jax.core.train_state import TrainState, check_optimizer
 
 Metrics = dict[str, jax.Array]
 Gradients = Callable[..., tuple[Any, TrainState, Metrics]]
@@ -28,6 +30,7 @@ class Step:
     sets: which set each batch is drawn from, "source" or "target".
     losses: the `LossFn` of each batch, by which rows at fault are found: see `soseleto_jax.skip_nonfinite`.
     axis_name: the axis that the step is mapped over, or None.
+    alignment: the inner products that the step takes of two batches, or None.
   """
 
   gradients: Gradients
@@ -35,16 +38,34 @@ class Step:
   sets: tuple[str, ...] = ("source", "target")
   losses: tuple[LossFn, ...] = ()
   axis_name: AxisName = None
+  alignment: Alignment | None = None
 
   __name__ = "train_step"  # what jax.jit calls the program
 
   def __call__(self, state: TrainState, *batches: Any) -> tuple[TrainState, Metrics]:
     gradient, state, metrics = self.gradients(state, *batches)
-    return self.descend(state, gradient), metrics
+    return self.descend(state, gradient, metrics), metrics
 
-  def descend(self, state: TrainState, gradient: Any) -> TrainState:
-    """Returns the state one step on, with the parameters updated."""
-    updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+  def descend(self, state: TrainState, gradient: Any, metrics: Metrics | None = None) -> TrainState:
+    """Returns the state one step on, with the parameters updated.
+
+    An optimizer that wants to know the loss, such as `optax.contrib.reduce_on_plateau`, gets the metric "loss" as
+    `value`, if there is one.
+
+    Raises:
+      ValueError: the optimizer searches along a line, for which it would evaluate the loss again.
+    """
+    value = {} if metrics is None or "loss" not in metrics else {"value": metrics["loss"]}
+    optimizer = optax.with_extra_args_support(self.optimizer)
+    try:
+      updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, **value)
+    except TypeError as error:
+      if "value_fn" not in str(error):
+        raise
+      raise ValueError(
+        "the optimizer searches along a line (value_fn), which a step on batches has no loss function for; take it "
+        "without, such as optax.lbfgs(0.1, linesearch=None)"
+      ) from error
     params = optax.apply_updates(state.params, updates)
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
 
@@ -62,16 +83,24 @@ def make_plain_step(
 
   Returns:
     `step(state, batch) -> (state, metrics)`, a pure function, as a `Step`; rows with `mask` False change nothing.
-    `metrics` are float32 scalars "loss" and "grad_norm".
+    `metrics` are float32 scalars "loss", "grad_norm" and "valid_rows", the number of rows that are not masked.
   """
 
+  check_optimizer(optimizer)
+
   def gradients(state: TrainState, batch: Any) -> tuple[Any, TrainState, Metrics]:
+    mask = mask_of(batch)
     # The first of two keys, as the source loss of `make_train_step` has it.
-    rng, _ = jax.random.split(axis.step_key(state.seed, state.step, axis_name))
-    loss = bind(loss_fn, batch, rng, state.model_state, "loss_fn")
-    value, gradient, model_state = mean_and_gradient(loss, state.params, mask_of(batch), axis_name)
-    metrics = {"loss": value, "grad_norm": optax.tree.norm(gradient)}
-    return gradient, state.replace(model_state=axis.mean_state(model_state, axis_name)), as_float32(metrics)
+    rng, _ = axis.step_keys(state.seed, state.step, axis_name)
+    loss = Examples(batch, mask, rng, state.model_state, axis_name).bind(loss_fn, "loss_fn")
+    value, gradient, model_state = mean_and_gradient(loss, state.params, mask, axis_name)
+    metrics = {
+      "loss": value,
+      "grad_norm": optax.tree.norm(gradient),
+      "valid_rows": axis.total(jnp.sum(mask), axis_name),
+    }
+    state = state.replace(model_state=axis.merged_state(model_state, state.model_state, mask, axis_name))
+    return gradient, state, as_float32(metrics)
 
   return Step(gradients, optimizer, (side,), (loss_fn,), axis_name)
 

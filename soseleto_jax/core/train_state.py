@@ -1,12 +1,15 @@
 """The state that a train step maps to the next one."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from soseleto_jax.core import arrays
 
 
 @jax.tree_util.register_dataclass
@@ -51,25 +54,30 @@ def init_train_state(
   """Makes the state at step 0.
 
   Args:
-    params: pytree of arrays.
+    params: pytree of float arrays.
     optimizer: any optax transformation.
     num_source: N, the number of source examples.
     alpha_init: the weights to start from: a number, or float `[N]`, in [0, 1].
     model_state: pytree of arrays for a loss that carries state, else None.
-    seed: where the step's randomness starts from.
+    seed: where the step's randomness starts from, 0 .. 2**32 - 1.
 
   Returns:
-    A `TrainState`.
+    A `TrainState` of copies, so that donating it deletes nothing of the caller's. They lie where the originals do.
 
   Raises:
-    ValueError: `num_source` is not positive, or `alpha_init` lies outside of [0, 1] or has another shape than `[N]`.
+    ValueError: `num_source` is no positive whole number, `alpha_init` lies outside of [0, 1] or has another shape than
+      `[N]`, `seed` is out of range, `params` holds what is no array of floats, or `optimizer` is none.
 
   >>> state = init_train_state({"w": jnp.zeros(3)}, optax.sgd(0.1), num_source=4)
   >>> state.alpha.tolist()
   [0.5, 0.5, 0.5, 0.5]
   """
-  if num_source < 1:
-    raise ValueError(f"num_source={num_source}: give the number of source examples, at least 1")
+  if not _is_whole(num_source) or num_source < 1:
+    raise ValueError(f"num_source={num_source!r}: give the number of source examples, a whole number, at least 1")
+  if not isinstance(seed, jax.Array) and not (_is_whole(seed) and 0 <= seed < 2**32):
+    raise ValueError(f"seed={seed!r}: give a whole number from 0 to 2**32 - 1")
+  check_optimizer(optimizer)
+  _check_params(params)
   if not isinstance(alpha_init, jax.core.Tracer):
     values = np.asarray(alpha_init)
     if values.shape not in ((), (num_source,)):
@@ -79,11 +87,46 @@ def init_train_state(
     outside = values[~((values >= 0) & (values <= 1))]  # NaN too
     if outside.size:
       raise ValueError(f"alpha_init={outside.flat[0]}: weights lie in [0, 1]")
-  return TrainState(
+  state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
-    alpha=jnp.broadcast_to(jnp.asarray(alpha_init, jnp.float32), (num_source,)),
+    alpha=jnp.broadcast_to(jnp.asarray(alpha_init, jnp.float32), (int(num_source),)),
     model_state=model_state,
     seed=jnp.asarray(seed, jnp.uint32),
   )
+  return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+
+def check_optimizer(optimizer: Any) -> None:
+  """Raises ValueError for what is no optax transformation."""
+  if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+    raise ValueError(f"optimizer={optimizer!r}: give an optax transformation, such as optax.sgd(0.1)")
+
+
+def weights(state: TrainState, num_source: int) -> np.ndarray:
+  """Returns the weights of the source examples on the host, float32 `[N]`, without what pads them for devices.
+
+  Args:
+    state: on one device or split over several; with several processes, each has to call this.
+    num_source: N.
+
+  Raises:
+    ValueError: the state has fewer weights.
+  """
+  if not 1 <= num_source <= len(state.alpha):
+    raise ValueError(f"num_source={num_source}: the state has {len(state.alpha)} weights, padding included")
+  return arrays.gather(state.alpha)[:num_source]
+
+
+def _is_whole(value):
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _check_params(params):
+  for path, leaf in jax.tree.leaves_with_path(params):
+    name, dtype = f"params{jax.tree_util.keystr(path)}", getattr(leaf, "dtype", None)
+    if dtype is None:
+      raise ValueError(f"{name} is a {type(leaf).__name__}: params is a pytree of arrays; keep the rest in the loss")
+    if not jnp.issubdtype(dtype, jnp.inexact):
+      raise ValueError(f"{name} has dtype {dtype}, by which nothing can be differentiated: put it into model_state")

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def is_none(leaf: Any) -> bool:
@@ -16,6 +17,19 @@ def select(marks: Any, tree: Any) -> Any:
   if marks is None:
     return tree
   return jax.tree.map(lambda keep, leaf: leaf if keep else None, jax.tree.broadcast(marks, tree), tree)
+
+
+def check_marks(marks: Any, name: str) -> None:
+  """Raises ValueError unless `marks` are a pytree of bools, one of them True at least."""
+  for path, mark in jax.tree.leaves_with_path(marks):
+    if not isinstance(mark, (bool, np.bool_)):
+      place = f"{name}{jax.tree_util.keystr(path)}"
+      raise ValueError(
+        f"{place}={mark!r}: give bools, True for the leaves of params that are meant, in a tree of their structure or "
+        "of its upper part"
+      )
+  if not any(jax.tree.leaves(marks)):
+    raise ValueError(f"{name}={marks!r} marks no leaf of params; mark one at least, or leave it out")
 
 
 def fill(selected: Any, tree: Any) -> Any:

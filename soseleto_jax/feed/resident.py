@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from soseleto_jax.core import arrays
 from soseleto_jax.data import lazy
 from soseleto_jax.data.selection import Examples
-from soseleto_jax.feed.sampling import EpochSampler, TargetSampler, padded_batch
+from soseleto_jax.feed.sampling import EpochSampler, TargetSampler
 
 
 def put_set(examples: Examples, mesh: Mesh) -> dict[str, jax.Array]:
@@ -36,7 +36,7 @@ class Resident:
 
   def batches(self, step: int, count: int) -> dict[str, jax.Array]:
     """Returns the batches of `count` steps from `step`, as `Streaming.batches` does."""
-    rows = [padded_batch(self._sampler, s, self._mesh.size) for s in range(step, step + count)]
+    rows = [self._sampler.batch(s, self._mesh.size) for s in range(step, step + count)]
     index, mask = (np.stack(parts) for parts in zip(*rows, strict=True))
     return self._gather(self._set, *arrays.put((index, mask), self._split))
 

@@ -12,7 +12,9 @@ from soseleto_jax.data import draws
 class EpochSampler:
   """Goes through all examples once an epoch, in a new order each epoch.
 
-  The last batch of an epoch is padded to the full batch size, so that every step has one shape.
+  The last batch of an epoch is filled up to the full batch size, so that every step has one shape, with examples that
+  the epoch began with. They are masked, and there for layers that look at a whole batch, such as BatchNorm: copies of
+  one example would distort what these see, and a few rows alone be too few for them.
   """
 
   def __init__(self, num_examples: int, batch_size: int, seed: int, name: str = "source"):
@@ -33,14 +35,17 @@ class EpochSampler:
     self._passes = _ShuffledPasses(num_examples, seed, name, "epoch")
     self.steps_per_epoch = -(-num_examples // batch_size)
 
-  def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns step's (index int32 `[B]`, mask bool `[B]`); padded rows have index 0, mask False."""
+  def batch(self, step: int, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Returns step's (index int32 `[B]`, mask bool `[B]`), filled up to a multiple of the devices.
+
+    The examples of a batch are different, as long as there are as many.
+    """
     epoch, position = divmod(int(step), self.steps_per_epoch)
-    slots = position * self._batch_size + np.arange(self._batch_size)
-    mask = slots < self._num_examples
-    index = np.zeros(self._batch_size, np.int32)
-    index[mask] = self._passes.at(epoch * self._num_examples + slots[mask])
-    return index, mask
+    rows = np.arange(self._batch_size + -self._batch_size % multiple)
+    slots = position * self._batch_size + rows
+    mask = (rows < self._batch_size) & (slots < self._num_examples)
+    index = self._passes.at(epoch * self._num_examples + slots % self._num_examples)
+    return index.astype(np.int32), mask
 
 
 class TargetSampler:
@@ -75,22 +80,18 @@ class TargetSampler:
       for g, group in enumerate(self._groups)
     ]
 
-  def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns step's (index int32 `[T]`, mask bool `[T]`, all True)."""
-    slots = int(step) * self._batch_size + np.arange(self._batch_size)
-    turn, group_of_slot = np.divmod(slots, len(self._groups))
-    index = np.empty(self._batch_size, np.int32)
+  def batch(self, step: int, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Returns step's (index int32 `[T]`, mask bool `[T]`), filled up to a multiple of the devices by those that follow.
+
+    All are True but those that fill up.
+    """
+    rows = np.arange(self._batch_size + -self._batch_size % multiple)
+    turn, group_of_slot = np.divmod(int(step) * self._batch_size + rows, len(self._groups))
+    index = np.empty(len(rows), np.int32)
     for g, (group, passes) in enumerate(zip(self._groups, self._passes, strict=True)):
       served = group_of_slot == g
       index[served] = group[passes.at(turn[served])]
-    return index, np.ones(self._batch_size, bool)
-
-
-def padded_batch(sampler: EpochSampler | TargetSampler, step: int, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns a step's index and mask, lengthened by masked rows of index 0 to a multiple of the devices."""
-  index, mask = sampler.batch(step)
-  missing = -len(index) % multiple
-  return np.pad(index, (0, missing)), np.pad(mask, (0, missing))
+    return index, rows < self._batch_size
 
 
 class _ShuffledPasses:

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from soseleto_jax.data import lazy
 from soseleto_jax.data.selection import Examples
-from soseleto_jax.feed.sampling import EpochSampler, padded_batch
+from soseleto_jax.feed.sampling import EpochSampler
 
 _ON_DEVICES = 2  # batches that wait there
 
@@ -44,7 +44,7 @@ class Batches:
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
     """Reads "x" `[R, ...]` as stored, "label" and "index" int32 `[R]`, and "mask" bool `[R]`."""
     with self._lock:  # or threads that meet a new epoch would each draw its order
-      index, mask = padded_batch(self._sampler, step, self._size)
+      index, mask = self._sampler.batch(step, self._size)
     index, mask = index[self._rows], mask[self._rows]
     return {"x": self._x[index], "label": self._label[index], "index": index, "mask": mask}
 
@@ -57,7 +57,7 @@ class Streaming:
     import grain  # seconds, which those whose sets live on the devices need not wait
 
     self._experimental = grain.experimental
-    size = len(padded_batch(sampler, 0, mesh.size)[0])
+    size = len(sampler.batch(0, mesh.size)[0])
     split = NamedSharding(mesh, P(None, *mesh.axis_names))
     slices = split.addressable_devices_indices_map((1, size)).values()
     rows = np.unique(np.concatenate([np.arange(size)[part[1]] for part in slices if part is not None]))

@@ -17,7 +17,6 @@ with a class's centroid, of norm 1, in the batch of the source or in all of the 
 width; Adam and its rate.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -214,18 +213,16 @@ def make_method(
   model, discriminator = _linen_module(setup.network), Discriminator(decay)
   pool = _pool(setup, unlabelled)
 
-  def loss_over(axis_name):
-    return adaptation_loss(
-      setup,
-      model,
-      discriminator,
-      pool,
-      adversarial_weight=adversarial_weight,
-      semantic_weight=semantic_weight,
-      temperatures=(source_temperature, target_temperature),
-      axis_name=axis_name,
-    )
-
+  loss = adaptation_loss(
+    setup,
+    model,
+    discriminator,
+    pool,
+    adversarial_weight=adversarial_weight,
+    semantic_weight=semantic_weight,
+    temperatures=(source_temperature, target_temperature),
+    axis_name=setup.axis_name,
+  )
   shape = setup.task.target["x"].shape[1:]
   key = jax.random.fold_in(jax.random.key(setup.config.seed), 1)  # not the network's
   layers = jax.eval_shape(lambda params: forward(model, params, jnp.zeros((1, *shape)), key)[0], setup.params)
@@ -236,9 +233,7 @@ def make_method(
   )
   twins = _train_twins(setup.optimizer())
   on_source = make_plain_step(loss_of_network(setup, "source"), twins, axis_name=setup.axis_name)
-  adaptation = make_plain_step(loss_over(setup.axis_name), adapt, axis_name=setup.axis_name)
-  # Rows at fault are looked for on whole batches and on devices' shares.
-  adaptation = dataclasses.replace(adaptation, losses=(loss_over(None),))
+  adaptation = make_plain_step(loss, adapt, axis_name=setup.axis_name)
   return Method(
     (Phase(setup.num_steps, on_source), Phase(setup.steps_of(adaptation_epochs), adaptation)),
     init=beside_network({"source": setup.params, "discriminator": start}),

@@ -15,9 +15,10 @@ import optax
 
 from soseleto_jax.core import alpha as alpha_lib
 from soseleto_jax.core import axis
+from soseleto_jax.core.alignment import Alignment
 from soseleto_jax.core.axis import AxisName
 from soseleto_jax.core.forward import forward, mean_and_gradient
-from soseleto_jax.core.losses import LossFn, bind, mask_of
+from soseleto_jax.core.losses import Examples, LossFn, mask_of
 from soseleto_jax.core.step import Metrics, Step, as_float32
 from soseleto_jax.core.train_state import TrainState
 from soseleto_jax.methods.base import Method, Phase, Setup
@@ -47,13 +48,14 @@ def make_reweighting_step(
   """
 
   def gradients(state: TrainState, source_batch: Any, target_batch: Any) -> tuple[Any, TrainState, Metrics]:
-    source_rng, target_rng = jax.random.split(axis.step_key(state.seed, state.step, axis_name))
-    params = axis.varying(state.params, axis_name)
-    source = forward(bind(source_loss, source_batch, source_rng, state.model_state, "source_loss"), params)
-    target = bind(target_loss, target_batch, target_rng, state.model_state, "target_loss")
-    target_mean, g_target, _ = mean_and_gradient(target, state.params, mask_of(target_batch), axis_name)
-
+    source_rng, target_rng = axis.step_keys(state.seed, state.step, axis_name)
     _, valid, rows = alpha_lib.read_batch(state.alpha, source_batch, axis_name)
+    examples = Examples(source_batch, valid, source_rng, state.model_state, axis_name)
+    targets = Examples(target_batch, mask_of(target_batch), target_rng, state.model_state, axis_name)
+    source = forward(examples.bind(source_loss, "source_loss"), axis.varying(state.params, axis_name))
+    target = targets.bind(target_loss, "target_loss")
+    target_mean, g_target, _ = mean_and_gradient(target, state.params, targets.mask, axis_name)
+
     q = jnp.where(valid, source.push(axis.varying(g_target, axis_name)), 0.0)
     weights = normalized_positive(q, axis_name)
     gradient = axis.total(source.pull(weights), axis_name)
@@ -67,12 +69,15 @@ def make_reweighting_step(
       "alpha_mean": axis.masked_mean(weights, valid, axis_name),
       "alignment_mean": axis.masked_mean(q, valid, axis_name),
       "grad_norm": optax.tree.norm(gradient),
+      "valid_rows": axis.total(jnp.sum(valid), axis_name),
       "target_grad_norm": optax.tree.norm(g_target),
     }
-    state = state.replace(alpha=alpha, model_state=axis.mean_state(source.model_state, axis_name))
+    state = state.replace(
+      alpha=alpha, model_state=axis.merged_state(source.model_state, state.model_state, valid, axis_name)
+    )
     return gradient, state, as_float32(metrics)
 
-  return Step(gradients, optimizer, losses=(source_loss, target_loss), axis_name=axis_name)
+  return Step(gradients, optimizer, losses=(source_loss, target_loss), axis_name=axis_name, alignment=Alignment())
 
 
 def make_method(setup: Setup) -> Method:

@@ -18,9 +18,10 @@ import optax
 from flax import linen as nn
 
 from soseleto_jax.core import axis, trees
+from soseleto_jax.core.alignment import Alignment
 from soseleto_jax.core.axis import AxisName
 from soseleto_jax.core.forward import forward, mean_and_gradient
-from soseleto_jax.core.losses import LossFn, bind, mask_of
+from soseleto_jax.core.losses import Examples, LossFn, mask_of
 from soseleto_jax.core.step import Metrics, Step, as_float32
 from soseleto_jax.core.train_state import TrainState
 from soseleto_jax.methods.base import Method, Phase, Setup, beside_network, loss_of_network, predict_of_network
@@ -61,13 +62,13 @@ def make_meta_step(
   """
 
   def gradients(state: TrainState, source_batch: Any, target_batch: Any) -> tuple[Any, TrainState, Metrics]:
-    source_rng, target_rng = jax.random.split(axis.step_key(state.seed, state.step, axis_name))
+    source_rng, target_rng = axis.step_keys(state.seed, state.step, axis_name)
     network, weigher = state.params["network"], state.params["extra"]
     mask, rate = mask_of(source_batch), learning_rate(state.step)
     count = axis.count(mask, axis_name)
 
     def of_network(loss, batch, rng, name):
-      bound = bind(loss, batch, rng, None, name)
+      bound = Examples(batch, mask_of(batch), rng, None, axis_name).bind(loss, name)
       return lambda network: bound({"network": network, "extra": weigher})
 
     source = forward(of_network(source_loss, source_batch, source_rng, "source_loss"), axis.varying(network, axis_name))
@@ -96,10 +97,11 @@ def make_meta_step(
       "weight_mean": axis.masked_mean(weights, mask, axis_name),
       "alignment_mean": axis.masked_mean(q, mask, axis_name),
       "grad_norm": optax.tree.norm(gradient),
+      "valid_rows": axis.total(jnp.sum(mask), axis_name),
     }
     return gradient, state, as_float32(metrics)
 
-  return Step(gradients, optimizer, losses=(source_loss, target_loss), axis_name=axis_name)
+  return Step(gradients, optimizer, losses=(source_loss, target_loss), axis_name=axis_name, alignment=Alignment())
 
 
 def make_method(setup: Setup, *, hidden: int = 100, meta_learning_rate: float = 1.0) -> Method:

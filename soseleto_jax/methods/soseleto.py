@@ -7,7 +7,8 @@ import optax
 
 from soseleto_jax.core import alignment_rules
 from soseleto_jax.core.alignment import Alignment
-from soseleto_jax.core.train_step import SourceWeights, TargetDescent, burn_in, make_train_step, sharpened
+from soseleto_jax.core.source_weights import SourceWeights, burn_in, sharpened
+from soseleto_jax.core.train_step import TargetDescent, make_train_step
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import Method, Phase, Setup
 from soseleto_jax.models.losses import cross_entropy, margin
@@ -20,14 +21,15 @@ TRANSFORMS = ("center_by_class", "residual_normalize", "scale_by_std", "add_agre
 def make_method(setup: Setup) -> Method:
   """Makes the paper's method, with the settings of `config.alpha`.
 
-  The step of `alpha` follows the schedule of λ_p. In transfer the target's own classifier descends the target loss.
+  The step of `alpha` and `lookahead` follow the schedule of λ_p. In transfer the target's own classifier descends the
+  target loss.
   """
-  alpha, schedule = setup.config.alpha, setup.schedule()
+  alpha, schedule, rate = setup.config.alpha, setup.schedule(), setup.config.optimizer.learning_rate
   step = make_train_step(
     setup.loss("source"),
     setup.loss("target", TARGET_LOSSES[alpha.target_loss]),
     setup.optimizer(),
-    alpha_step_size=_following(schedule, alpha.step_size, setup.config.optimizer.learning_rate),
+    alpha_step_size=_following(schedule, alpha.step_size, rate),
     alignment=Alignment(
       params=alignment_params(alpha.params, setup.params, setup.task.shared_classes),
       direction=DIRECTIONS[alpha.direction],
@@ -38,14 +40,14 @@ def make_method(setup: Setup) -> Method:
     target_descent=_target_descent(setup),
     source_weights=_source_weights(setup),
     alpha_first=alpha.first,
-    lookahead=alpha.lookahead,
+    lookahead=_following(schedule, alpha.lookahead, rate) if alpha.lookahead else None,
     axis_name=setup.axis_name,
   )
   return Method((Phase(setup.num_steps, step),), uses_alpha=True, alpha_init=alpha.init)
 
 
-def _following(schedule: optax.Schedule, step_size: float, learning_rate: float) -> optax.Schedule:
-  return lambda step: step_size * schedule(step) / learning_rate
+def _following(schedule: optax.Schedule, value: float, learning_rate: float) -> optax.Schedule:
+  return lambda step: value * schedule(step) / learning_rate
 
 
 def _source_weights(setup: Setup) -> SourceWeights | None:

@@ -149,6 +149,10 @@ class _Loop:
       self._progress.advance(step, values)
 
   def _check(self, step, values):
+    if values.get("valid_rows") == 0 and not values.get("skipped_rows"):
+      raise FloatingPointError(
+        f"step {step}: no row of its batch counts; all are masked, or have an index past the set"
+      )
     if self._experiment.config.on_nonfinite == "stop":
       if bad := next((item for item in values.items() if not np.isfinite(item[1])), None):
         self._fail(step, *bad)

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from soseleto_jax.core import arrays, nonfinite, sharding
+from soseleto_jax.core.alignment import Alignment
 from soseleto_jax.core.train_state import TrainState, init_train_state
 from soseleto_jax.data import lazy
 from soseleto_jax.data.task import Task
@@ -260,22 +261,28 @@ class Experiment:
   def _compile_find_faulty(self, phase):
     def find(state, batches):
       batches = self._prepare(phase, state, batches)
-      found = nonfinite.faulty_rows(phase.step.losses, state, *batches) if phase.step.losses else []
+      found = nonfinite.faulty_rows(thorough, state, *batches) if thorough.losses else []
       return [(batch["index"], faulty) for batch, faulty in zip(batches, found, strict=False)]  # padding's index too
 
-    return jax.jit(find, out_shardings=self._replicated)
+    thorough = dataclasses.replace(phase.step, alignment=Alignment())  # over all parameters
+    split = P(sharding.AXIS)
+    mapped = jax.shard_map(find, mesh=self._mesh, in_specs=(sharding.STATE_SPECS, split), out_specs=split)
+    return jax.jit(mapped, out_shardings=self._replicated)
 
   def _compile(self, phase, count):
     own = self._steps[phase]
 
     def gradients(state, batches):
-      gradient, state, metrics = own.gradients(state, *self._prepare(phase, state, batches))
-      if "loss" in metrics:  # plain training; named after the set that it is on, as in the other steps
-        metrics[f"{own.sets[0]}_loss"] = metrics.pop("loss")
-      return gradient, state, metrics
+      return own.gradients(state, *self._prepare(phase, state, batches))
 
     step = dataclasses.replace(own, gradients=gradients)
-    one = sharding.map_over_devices(step, self._mesh, (P(sharding.AXIS),), self.config.shard_params)
+    mapped = sharding.map_over_devices(step, self._mesh, (P(sharding.AXIS),), self.config.shard_params)
+
+    def one(state, batches):
+      state, metrics = mapped(state, batches)
+      if len(own.sets) == 1 and "loss" in metrics:  # named after the set that it is on, as in the other steps
+        metrics[f"{own.sets[0]}_loss"] = metrics.pop("loss")
+      return state, metrics
 
     def several(state, batches):
       if count == 1:

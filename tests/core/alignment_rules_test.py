@@ -76,6 +76,51 @@ def test_masked_rows_count_for_nothing(name):
   problems.assert_same_bits(np.asarray(result)[MASK], np.asarray(_compiled(name)(Q, LOSSES, _batch()))[MASK])
 
 
+@pytest.mark.parametrize("name", ["scale_by_std", "add_agreement"])
+def test_rounding_is_not_blown_up(name):
+  """Where all values are equal but for it there is nothing to tell apart; where they differ a little more there is."""
+  noise = np.float32(0.3) * (1 + np.finfo(np.float32).eps * RNG.integers(-4, 5, SIZE)).astype(np.float32)
+  few = np.float32(0.3) * (1 + 1e-3 * RNG.normal(size=SIZE)).astype(np.float32)
+  transform = _compiled(name)
+  if name == "scale_by_std":
+    assert not np.any(transform(noise, LOSSES, _batch()))
+    np.testing.assert_allclose(np.std(np.asarray(transform(few, LOSSES, _batch()))[MASK]), 1, rtol=1e-3)
+  else:
+    np.testing.assert_array_equal(transform(Q, noise, _batch()), Q)
+    added = np.asarray(transform(Q, few, _batch()))[MASK] - Q[MASK]
+    np.testing.assert_allclose(np.std(added), 0.7, rtol=1e-2)
+
+
+def test_labels_past_the_classes_show():
+  """As NaN, of these rows alone; under the mask they are whatever they are."""
+  labels = np.where(np.arange(SIZE) == 2, 5, LABELS).astype(np.int32)
+  found = np.asarray(_compiled("center_by_class")(Q, LOSSES, {"label": labels, "mask": MASK}))
+  assert np.flatnonzero(np.isnan(found)).tolist() == [2]
+  found = np.asarray(
+    _compiled("center_by_class")(Q, LOSSES, {"label": np.where(labels == 5, -1, labels), "mask": MASK})
+  )
+  assert np.flatnonzero(np.isnan(found)).tolist() == [2]
+
+
+@pytest.mark.parametrize("num_classes", [0, 2.0, None, True])
+def test_error_for_a_number_of_classes(num_classes):
+  with pytest.raises(ValueError, match=f"num_classes={num_classes}: give the number of classes"):
+    center_by_class(num_classes)
+
+
+@pytest.mark.parametrize(
+  "batch, message",
+  [
+    ({"mask": MASK}, r"center_by_class reads batch\['label'\], and the batch has mask"),
+    ({"mask": MASK, "label": Q}, r"batch\['label'\] has dtype float32, shape \(12,\): labels are integers \(12,\)"),
+    ({"mask": MASK, "label": LABELS[:, None]}, r"batch\['label'\] has dtype int32, shape \(12, 1\)"),
+  ],
+)
+def test_errors_for_labels(batch, message):
+  with pytest.raises(ValueError, match=message):
+    center_by_class(3)(Q, LOSSES, batch, None)
+
+
 @EACH
 def test_statistics_are_of_the_whole_batch(name):
   """Under a mapped axis, on which no shard holds a whole class."""

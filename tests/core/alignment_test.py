@@ -1,4 +1,4 @@
-"""`Qᵀ v` by either contraction, and what `Alignment` makes of it."""
+"""`Qᵀ v` by each contraction, and what `Alignment` makes of it."""
 
 import functools
 
@@ -13,7 +13,7 @@ from soseleto_jax.core.forward import Forward
 from soseleto_jax.core.losses import Examples
 from tests import oracle, problems
 
-CONTRACTIONS = pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
+CONTRACTIONS = pytest.mark.parametrize("contraction", ["auto", "jvp", "vjp", "vmap_grad"])
 
 
 def _align(loss, *args, **options):
@@ -112,8 +112,8 @@ def test_the_key_reaches_the_loss(contraction):
 @pytest.mark.parametrize(
   "options, message",
   [
-    ({"contraction": "reverse"}, "contraction='reverse': choose one of jvp, vmap_grad"),
-    ({"microbatch_size": 2}, "microbatch_size=2 with contraction='jvp'"),
+    ({"contraction": "reverse"}, "contraction='reverse': choose one of auto, jvp, vjp, vmap_grad"),
+    ({"microbatch_size": 2}, "microbatch_size=2 with contraction='auto'"),
     ({"contraction": "vmap_grad", "microbatch_size": 0}, "microbatch_size=0.*at least 1"),
     ({"contraction": "vmap_grad", "microbatch_size": -3}, "microbatch_size=-3"),
   ],
@@ -145,7 +145,14 @@ MASK = np.array([True, True, True, False])
 def _of(alignment, g_target=None, q=Q):
   """q, and what was asked to make it of the direction."""
   asked = []
-  source = Forward(None, LOSSES, None, pull=None, push=lambda direction: asked.append(direction) or q)
+
+  class Source(Forward):
+    def push(self, direction, contraction, microbatch_size):
+      assert (contraction, microbatch_size) == ("auto", None)
+      asked.append(direction)
+      return q
+
+  source = Source(None, LOSSES, None, pull=None, losses_of=None)
   examples = Examples({"tag": jnp.float32([1, 2, 3, 4])}, MASK, jax.random.key(0), None, None)
   return np.asarray(alignment.of(source, None, examples, g_target)), asked[0]
 

@@ -45,27 +45,58 @@ def test_masked_mean_is_of_the_whole_batch(mask, mean):
   assert axis.masked_mean(VALUES.reshape(-1), mask.reshape(-1), None) == mean
 
 
-def test_step_key_is_of_seed_step_and_device():
+def test_step_keys_are_of_seed_step_and_device():
+  """One for each of two batches."""
+
   def bits(seed, step, axis_name=None):
-    return jax.random.key_data(axis.step_key(seed, step, axis_name))
+    return jnp.stack([jax.random.key_data(key) for key in axis.step_keys(seed, step, axis_name)])
 
   seeds, steps = np.uint32([5, 5, 5]), np.int32([7, 7, 7])
-  expected = jax.random.key_data(jax.random.fold_in(jax.random.key(5), 7))
+  expected = jax.random.key_data(jax.random.split(jax.random.fold_in(jax.random.key(5), 7)))
   np.testing.assert_array_equal(bits(5, 7), expected)
   per_device = _over_axis(bits, seeds, steps)
-  keys = [tuple(key) for key in (expected, bits(5, 8), bits(6, 7), *per_device)]
-  assert len({tuple(map(int, key)) for key in keys}) == 3 + DEVICES
+  keys = [tuple(key) for keys in (expected, bits(5, 8), bits(6, 7), *per_device) for key in keys]
+  assert len({tuple(map(int, key)) for key in keys}) == 2 * (3 + DEVICES)
   np.testing.assert_array_equal(per_device, _over_axis(bits, seeds, steps))
 
 
-def test_mean_state_keeps_dtypes():
+STATE = {"mean": np.float32([1, 2, 6]), "half": jnp.bfloat16([1, 2, 6]), "calls": np.int32([4, 4, 4])}
+
+
+def _before(state=STATE):
+  return jax.tree.map(lambda leaf: leaf - leaf.dtype.type(1), state)
+
+
+@pytest.mark.parametrize(
+  "mask, mean",
+  [
+    (np.ones((3, 2), bool), 3),
+    ([[True, True], [True, False], [False, False]], 4 / 3),  # each row counts once, and a device without none
+    ([[False, False], [False, False], [True, False]], 6),
+  ],
+)
+def test_merged_state_is_the_mean_over_rows_in_its_own_dtype(mask, mean):
   """A counter of steps stays an integer."""
-  tree = {"mean": np.float32([1, 2, 6]), "half": jnp.bfloat16([1, 2, 6]), "calls": np.int32([4, 4, 4])}
-  result = _over_axis(axis.mean_state, tree)
-  for name, value in {"mean": 3, "half": 3, "calls": 4}.items():
-    assert result[name].dtype == tree[name].dtype
-    np.testing.assert_array_equal(np.float32(result[name]), [value] * DEVICES)
-  assert axis.mean_state(tree, None) is tree and axis.mean_state(None, "data") is None
+  result = _over_axis(axis.merged_state, STATE, _before(), np.asarray(mask))
+  for name, value in {"mean": mean, "half": mean, "calls": 4}.items():
+    assert result[name].dtype == STATE[name].dtype
+    np.testing.assert_allclose(np.float32(result[name]), [value] * DEVICES, rtol=0.004 if name == "half" else 1e-6)
+
+
+def test_merged_state_without_rows_is_the_old_one():
+  """Whatever the loss returned; and what a device without rows returned counts for nothing, not even as NaN."""
+  none, before = np.zeros((3, 2), bool), _before()
+  broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan) if leaf.dtype != np.int32 else leaf, STATE)
+  problems.assert_same_bits(_over_axis(axis.merged_state, broken, before, none), jax.device_get(before))
+  problems.assert_same_bits(axis.merged_state(broken, before, none[0], None), before)
+  mixed = {"mean": np.float32([np.nan, 2, np.nan])}
+  found = _over_axis(axis.merged_state, mixed, {"mean": np.zeros(3, np.float32)}, none | [[False], [True], [False]])
+  np.testing.assert_array_equal(found["mean"], [2] * DEVICES)
+
+
+def test_merged_state_without_an_axis_is_the_new_one():
+  problems.assert_same_bits(axis.merged_state(STATE, _before(), np.array([False, True]), None), STATE)
+  assert axis.merged_state(None, None, np.ones(2, bool), None) is None
 
 
 def test_varying_keeps_gradients_each_devices_own():
@@ -104,11 +135,12 @@ def test_counters_flags_and_keys_are_the_first_device_s_to_the_last_bit():
     "number": np.arange(DEVICES, dtype=np.float32),
   }
 
-  def merged(tree):
-    return axis.mean_state(jax.tree.map(lambda leaf: leaf[0], tree), "data")
+  def merged(tree, before):
+    return axis.merged_state(jax.tree.map(lambda leaf: leaf[0], tree), before, jnp.ones(2, bool), "data")
 
   split, whole = jax.P("data"), jax.P()
-  found = problems.jit(jax.shard_map(merged, mesh=mesh, in_specs=split, out_specs=whole))(tree)
+  before = jax.tree.map(lambda leaf: leaf[2], tree)
+  found = problems.jit(jax.shard_map(merged, mesh=mesh, in_specs=(split, whole), out_specs=whole))(tree, before)
   assert found.pop("number") == (DEVICES - 1) / 2
   problems.assert_same_bits(jax.random.key_data(found.pop("key")), jax.random.key_data(tree.pop("key")[0]))
   for name, leaf in found.items():

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from soseleto_jax.core import losses, trees
-from soseleto_jax.core.forward import directional_derivative, forward, mean_and_gradient
+from soseleto_jax.core.forward import forward, mean_and_gradient
 from tests import oracle, problems
 
 SIZE = 6
 BATCH = problems.batch(0, SIZE, dtype=float)
+EXACT = ("auto", "jvp", "vjp", "vmap_grad")
 
 
 def counted_loss(params, batch, rng, model_state):
@@ -19,7 +20,7 @@ def counted_loss(params, batch, rng, model_state):
 
 
 def bound(batch=BATCH):
-  return losses.bind(counted_loss, batch, None, 4, "loss")
+  return losses.Examples(batch, np.ones(len(batch["x"]), bool), None, 4, None).bind(counted_loss, "loss")
 
 
 def losses_of(params):
@@ -41,27 +42,38 @@ def test_forward_pulls_and_pushes(x64):
   def both(params):
     source = forward(bound(), params)
     assert source.params is params
-    return source.losses, source.model_state, source.pull(jnp.asarray(weights)), source.push(direction)
+    pushed = [source.push(direction, how) for how in EXACT]
+    pushed.append(source.push(direction, "vmap_grad", microbatch_size=4))
+    return source.losses, source.model_state, source.pull(jnp.asarray(weights)), pushed
 
   values, model_state, pulled, pushed = both(params)
   assert model_state == 5
   expected, _ = oracle.batch_losses(jax.device_get(params), "classifier", BATCH)
   np.testing.assert_allclose(values, expected, rtol=1e-12)
-  problems.assert_close((pulled, pushed), problems.jit(by_jacobian)(params, weights, direction), rtol=1e-10, atol=1e-12)
+  expected = problems.jit(by_jacobian)(params, weights, direction)
+  for products in pushed:
+    problems.assert_close((pulled, products), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_a_direction_may_leave_leaves_out(x64):
   params, direction = (problems.tanh_params(seed, dtype=float) for seed in (0, 1))
   selected = trees.select({"w": True, "b": False, "classifier": False}, direction)
   zeros = direction | {name: jnp.zeros_like(direction[name]) for name in ("b", "classifier")}
-  derivative = problems.jit(functools.partial(directional_derivative, losses_of))
-  problems.assert_close(derivative(params, selected), derivative(params, zeros), rtol=1e-10, atol=1e-12)
+
+  @problems.jit
+  def products(params):
+    source = forward(bound(), params)
+    return [[source.push(d, how) for how in EXACT] for d in (selected, zeros)]
+
+  problems.assert_close(*products(params), rtol=1e-10, atol=1e-12)
 
 
 def test_a_direction_of_another_dtype():
   """That of float32 gradients, by parameters in bfloat16."""
-  params, derivative = problems.tanh_params(dtype=jnp.bfloat16), functools.partial(directional_derivative, losses_of)
-  assert jax.eval_shape(derivative, params, problems.tanh_params()).shape == (SIZE,)
+  params = problems.tanh_params(dtype=jnp.bfloat16)
+  for how in EXACT:
+    products = jax.eval_shape(lambda p, how=how: forward(bound(), p).push(problems.tanh_params(), how), params)
+    assert products.shape == (SIZE,)
 
 
 MASK = np.array([True, False, True, True, True, False])
@@ -69,8 +81,8 @@ MASK = np.array([True, False, True, True, True, False])
 
 def test_mean_and_gradient_are_of_unmasked_rows(x64):
   params = problems.tanh_params(dtype=float)
-  short = losses.bind(problems.tanh_loss(), {name: leaf[MASK] for name, leaf in BATCH.items()}, None, None, "loss")
-  expected = jax.value_and_grad(lambda params: jnp.mean(short(params)[0]))
+  short = {name: leaf[MASK] for name, leaf in BATCH.items()}
+  expected = jax.value_and_grad(lambda params: jnp.mean(problems.tanh_loss()(params, short, None)))
   masked = problems.jit(lambda params, mask: mean_and_gradient(bound(), params, mask, None))
   value, gradient, model_state = masked(params, MASK)
   problems.assert_close((value, gradient), problems.jit(expected)(params), rtol=1e-12, atol=1e-14)

@@ -36,41 +36,91 @@ def test_mask():
   problems.assert_same_bits(losses.mask_of(BATCH), np.ones(3, bool))
 
 
+def examples(batch=BATCH, model_state=None, mask=(True, True, True)):
+  return losses.Examples(batch, np.array(mask), KEY, model_state, None)
+
+
 def test_bind_without_a_model_state():
-  values, model_state = losses.bind(row_sums, BATCH, KEY, None, "my_loss")(2)
+  values, model_state = examples().bind(row_sums, "my_loss")(2)
   assert values.tolist() == [6, 14, 22] and model_state is None
 
 
 def test_bind_with_a_model_state():
-  values, model_state = losses.bind(with_state, BATCH, KEY, 10, "my_loss")(2)
+  values, model_state = examples(model_state=10).bind(with_state, "my_loss")(2)
   assert values.tolist() == [60, 140, 220] and model_state == 11
 
 
-def test_bind_hands_on_batch_and_key():
-  seen = losses.bind(lambda *args: row_sums(*args) * (args[1:] == (BATCH, KEY)), BATCH, KEY, None, "my_loss")
-  assert seen(1)[0].tolist() == [3, 7, 11]
+@pytest.mark.parametrize(
+  "mask, seen", [((True, False, True), [True, False, True]), ((False,) * 3, [True] * 3), ((True,) * 3, [True] * 3)]
+)
+def test_bind_hands_on_batch_mask_and_key(mask, seen):
+  """The mask that counts, whatever the batch has; where no row counts, a mean over all is better than over none."""
+
+  def loss(params, batch, rng):
+    assert rng is KEY and batch["mask"].tolist() == seen
+    problems.assert_same_bits({**batch, "mask": 0}, {**BATCH, "mask": 0})
+    return params * np.ones(3)
+
+  assert examples({**BATCH, "mask": np.ones(3, bool)}, mask=mask).bind(loss, "my_loss")(1)[0].tolist() == [1] * 3
 
 
 @pytest.mark.parametrize("model_state", [None, 10])
 @pytest.mark.parametrize(
-  "reshape, shape", [(jnp.mean, r"\(\)"), (lambda v: v[:, None], r"\(3, 1\)"), (lambda v: v[:2], r"\(2,\)")]
+  "reshape, shape",
+  [
+    (jnp.mean, r"\(\)"),
+    (lambda v: v[:, None], r"\(3, 1\)"),
+    (lambda v: v[:2], r"\(2,\)"),
+    (lambda v: None, "NoneType"),
+  ],
 )
 def test_error_for_losses_that_are_not_one_per_example(model_state, reshape, shape):
   def loss(params, batch, rng, *state):
     values = reshape(row_sums(params, batch, rng))
-    return (values, state) if state else values
+    return (values, *state) if state else values
 
-  bound = losses.bind(loss, BATCH, KEY, model_state, "my_loss")
   with pytest.raises(
     ValueError, match=rf"my_loss returned shape {shape} for a batch of 3: return one loss per example"
   ):
-    bound(2)
+    examples(model_state=model_state).bind(loss, "my_loss")(2)
 
 
-def test_examples_bind_their_own():
-  examples = losses.Examples(BATCH, np.ones(3, bool), KEY, 10, None)
-  values, model_state = examples.bind(with_state, "my_loss")(2)
-  assert values.tolist() == [60, 140, 220] and model_state == 11
+def test_error_for_losses_with_something_beside_them():
+  """Which JAX's users call auxiliary; here only a model state may stand there."""
+  loss = lambda *args: (row_sums(*args), {"accuracy": 1.0})
+  with pytest.raises(ValueError, match="my_loss returned a tuple of 2: .* returns one array .B.; .*model_state"):
+    examples().bind(loss, "my_loss")(2)
+
+
+@pytest.mark.parametrize(
+  "result, message",
+  [
+    (lambda values, state: values, r"my_loss returned a ArrayImpl: in a train state with a model_state a loss returns"),
+    (lambda values, state: (values, state, {}), r"my_loss returned a tuple: in a train state with a model_state"),
+    (lambda values, state: (values, {"mean": 1}), "my_loss returned a model_state with the structure .*'mean'"),
+    (lambda values, state: (values, None), "my_loss returned a model_state with the structure"),
+  ],
+  ids=["none", "three", "another", "None"],
+)
+def test_error_for_another_model_state(result, message):
+  loss = lambda params, batch, rng, state: result(row_sums(params, batch, rng), state)
+  with pytest.raises(ValueError, match=message):
+    examples(model_state=jnp.float32(1)).bind(loss, "my_loss")(jnp.float32(2))
+
+
+@pytest.mark.parametrize(
+  "batch, message",
+  [
+    ((np.ones((3, 2)), np.ones(3)), "batch is a tuple: give a mapping of arrays by name"),
+    ({"x": np.ones((3, 2)), "label": [0, 1, 2]}, r"batch\['label'\]\[0\] is a int: give NumPy or JAX arrays"),
+    ({"x": np.ones((3, 2)), "nested": {"scale": 0.5}}, r"batch\['nested'\]\['scale'\] is a float: give NumPy"),
+  ],
+  ids=["tuple", "list", "number"],
+)
+@pytest.mark.parametrize("read", [losses.batch_size_of, losses.mask_of])
+def test_error_for_what_is_no_mapping_of_arrays(read, batch, message):
+  with pytest.raises(ValueError, match=message):
+    read(batch)
 
 
 def test_summed():

@@ -201,7 +201,7 @@ def test_plain_training():
     expected, _ = step(state, masked(SOURCE))
     problems.assert_same_bits(after, expected)
     assert (metrics["skipped_rows"], metrics["skipped_step"]) == (1, 0)
-    assert metrics.keys() == {"loss", "grad_norm", "skipped_rows", "skipped_step"}
+    assert metrics.keys() == {"loss", "grad_norm", "valid_rows", "skipped_rows", "skipped_step"}
   after, metrics = step(state, {**SOURCE, "root": np.zeros(B, np.float32)})
   problems.assert_same_bits(after.replace(step=state.step), state)
   assert (metrics["skipped_rows"], metrics["skipped_step"]) == (0, 1)
@@ -261,13 +261,53 @@ def test_rows_that_are_coupled():
 
 @functools.cache
 def find():
-  return problems.jit(functools.partial(nonfinite.faulty_rows, [loss, loss]))
+  step = make_train_step(loss, loss, optax.sgd(0.1), alpha_step_size=0.1)
+  return problems.jit(functools.partial(nonfinite.faulty_rows, step))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_which_rows(kind):
   found = find()(make_state(optax.sgd(0.1)), spoiled(SOURCE, **KINDS[kind]), spoiled(TARGET, 1, x=np.nan))
   assert [np.flatnonzero(rows).tolist() for rows in found] == [[BAD], [1]]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_faults_that_are_drawn(devices):
+  """Losses draw here what they draw in the step, on each device: a row that is at fault by the draw is found."""
+
+  def drawing(params, batch, rng):
+    drawn = jax.random.uniform(rng, batch["label"].shape) < 0.3
+    return loss(params, {**batch, "scale": jnp.where(drawn, 3e38, 0.0)}, rng)
+
+  axis_name = "data" if devices > 1 else None
+  step = make_train_step(drawing, loss, optax.sgd(0.1), alpha_step_size=0.1, axis_name=axis_name)
+  state, source = make_state(optax.sgd(0.1)), make_batch(5, 16, index=problems.index(0, 16, N))
+  careful = skip_nonfinite(step)
+  if devices > 1:
+    mesh = sharding.make_mesh(jax.devices("cpu")[:devices])
+    state, careful = sharding.shard_train_state(state, mesh), sharding.shard_train_step(careful, mesh)
+  after, metrics = problems.jit(careful)(state, source, TARGET)
+  assert 0 < metrics["skipped_rows"] < 16 and metrics["skipped_step"] == 0
+  assert np.isfinite(after.params["w"]).all()
+
+
+def test_no_more_tangent_passes_than_the_step():
+  """None of joint training's, and over the classifier alone its one product: counted by the forward pass's products."""
+
+  def products(step):
+    state = make_state(optax.sgd(0.1))
+    jaxpr = jax.make_jaxpr(functools.partial(nonfinite.faulty_rows, step))(state, SOURCE, TARGET)
+    return str(jaxpr).count("dot_general[")
+
+  plain = problems.tanh_loss()
+  joint = make_joint_step(plain, plain, optax.sgd(0.1))
+  classifier = Alignment(params={"w": False, "b": False, "classifier": True})
+  few, all_ = (
+    make_train_step(plain, plain, optax.sgd(0.1), alpha_step_size=0.1, alignment=alignment)
+    for alignment in (classifier, Alignment())
+  )
+  assert products(joint) == 4
+  assert products(few) < products(all_)
 
 
 def test_without_keeps_the_other_rows():

@@ -327,6 +327,83 @@ def test_shardings_stay_and_copies_survive_donation(shard_params, split):
   problems.assert_same_bits(second, shard_train_state(before, mesh, shard_params))
 
 
+def _split_over_model(devices):
+  """A mesh of data by model, and a state whose `w` and classifier, with their moments, are split over "model"."""
+  mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+  rng = np.random.default_rng(0)
+  params = {"w": rng.normal(size=(4, 8)), "b": rng.normal(size=8), "classifier": rng.normal(size=(8, 3))}
+  specs = {"w": P(None, "model"), "b": P(), "classifier": P("model")}
+  params = {name: jax.device_put(value, NamedSharding(mesh, specs[name])) for name, value in params.items()}
+  return mesh, init_train_state(params, optax.adam(0.1), N), specs
+
+
+def test_parameters_that_are_split_over_another_axis_stay_so(x64):
+  """Through the placement and through steps, with the numbers of one device."""
+  mesh, state, specs = _split_over_model(jax.devices("cpu")[:D])
+  placed = shard_train_state(state, mesh)
+  loss, optimizer = problems.tanh_loss(), optax.adam(0.1)
+  make = functools.partial(make_train_step, loss, loss, optimizer, alpha_step_size=0.3)
+  step, one = shard_train_step(make(axis_name="data"), mesh), problems.jit(make())
+  expected = jax.device_get(state)
+  for batches in _batches(steps=2):
+    placed, metrics = step(placed, *batches)
+    expected, expected_metrics = one(expected, *batches)
+    for name, spec in specs.items():
+      for leaf in (placed.params[name], placed.opt_state[0].mu[name]):
+        assert leaf.sharding.is_equivalent_to(NamedSharding(mesh, spec), leaf.ndim), name
+  assert placed.alpha.sharding.spec == P("data")
+  problems.assert_close(placed.params, expected.params, rtol=1e-5, atol=1e-6)
+  problems.assert_close(metrics, expected_metrics)
+  np.testing.assert_allclose(np.asarray(placed.alpha)[:N], expected.alpha, rtol=1e-6)
+
+
+def test_state_specs_are_what_a_shard_map_of_ones_own_needs():
+  assert sharding.state_specs() == sharding.STATE_SPECS
+  names = ("rows", "model")
+  assert sharding.state_specs(names) == _specs(names)
+
+
+def test_errors_of_mapping():
+  mesh, step = (
+    make_mesh(jax.devices("cpu")[:2]),
+    make_plain_step(problems.tanh_loss(), optax.sgd(0.1), axis_name="data"),
+  )
+  state = init_train_state(problems.tanh_params(), optax.sgd(0.1), 4)
+  other = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu")[:2])
+  for call in (lambda: shard_train_state(state, other), lambda: shard_train_step(step, other)):
+    with pytest.raises(ValueError, match=r"mesh has the axes \('batch',\): one has to be called 'data'"):
+      call()
+  with pytest.raises(ValueError, match="step has axis_name=None: make it with axis_name='data'"):
+    shard_train_step(make_plain_step(problems.tanh_loss(), optax.sgd(0.1)), mesh)
+  with pytest.raises(ValueError, match="step has axis_name='rows'"):
+    shard_train_step(make_plain_step(problems.tanh_loss(), optax.sgd(0.1), axis_name="rows"), mesh)
+  with pytest.raises(ValueError, match="shard_params=True with a plain function: give a Step"):
+    shard_train_step(lambda state: (state, {}), mesh, shard_params=True)
+  for unplaced in (state, init_train_state(problems.tanh_params(), optax.sgd(0.1), 5)):
+    with pytest.raises(ValueError, match=r"alpha, . weights, is not split over the 2 devices: call shard_train_state"):
+      shard_train_step(step, mesh)(unplaced, problems.batch(0, 4))
+
+
+def test_plain_jit_with_sharded_inputs(x64):
+  """Of a step without an axis: `alpha` stays split, and nothing of size N travels."""
+  mesh = make_mesh(jax.devices("cpu")[:D])
+  split = NamedSharding(mesh, P("data"))
+  loss, optimizer = problems.drawing_loss, optax.adam(0.1)
+  step = make_train_step(loss, loss, optimizer, alpha_step_size=0.3)
+  state = init_train_state(problems.tanh_params(dtype=float), optimizer, 8000)
+  source = problems.batch(0, 16, dtype=float, index=problems.index(0, 16, 8000))
+  target = problems.batch(1, 8, dtype=float)
+  expected, metrics = problems.jit(step)(state, source, target)
+  args = shard_train_state(state, mesh), *jax.device_put((source, target), split)
+  program = jax.jit(step, donate_argnums=0).lower(*args).compile(problems.compiler_options())
+  sizes = [size for _, arrays in _collectives(program) for size in arrays]
+  assert sizes and max(sizes) < 1000
+  found, found_metrics = program(*args)
+  assert found.alpha.sharding.is_equivalent_to(split, 1)
+  problems.assert_close(found, expected, rtol=1e-7, atol=1e-9)  # draws too are those of one device
+  problems.assert_close(found_metrics, metrics)
+
+
 def test_one_device_owns_its_copy():
   """Where nothing needs padding or moving."""
   before, mesh, _ = _sharded(devices=1)
@@ -494,13 +571,15 @@ def test_every_device_draws_for_itself():
 
 
 def _stateful_loss(params, batch, rng, model_state):
-  new_state = {"mean": jnp.mean(batch["x"]), "calls": model_state["calls"] + 1}
+  mean = jnp.mean(batch["x"], where=batch["mask"][:, None])
+  new_state = {"mean": mean, "calls": model_state["calls"] + 1}
   return problems.tanh_loss()(params, batch, rng), new_state
 
 
 def _check_model_state(state, batch):
-  """A counter stays an integer, and statistics become the mean of the devices'."""
-  np.testing.assert_allclose(state.model_state["mean"], np.mean(batch["x"]), rtol=1e-5, atol=1e-6)
+  """A counter stays an integer, and statistics become the mean over the rows that count, wherever they are."""
+  mean = np.mean(batch["x"][batch.get("mask", slice(None))])
+  np.testing.assert_allclose(state.model_state["mean"], mean, rtol=1e-5, atol=1e-6)
   problems.assert_same_bits(state.model_state["calls"], np.int32(5))
   assert state.model_state["mean"].sharding.is_fully_replicated
 

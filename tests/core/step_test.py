@@ -93,7 +93,8 @@ def test_plain_training(x64):
 
     value, gradient = jax.value_and_grad(mean)(params)
     updates, opt_state = optimizer.update(gradient, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, {"loss": value, "grad_norm": optax.tree.norm(gradient)}
+    metrics = {"loss": value, "grad_norm": optax.tree.norm(gradient), "valid_rows": jnp.sum(batch["mask"])}
+    return optax.apply_updates(params, updates), opt_state, metrics
 
   alpha = np.random.default_rng(1).uniform(size=N).astype(np.float32)
   state = init_train_state(problems.tanh_params(dtype=float), optimizer, N, alpha_init=alpha, seed=3)
@@ -119,7 +120,7 @@ def test_masked_rows_change_no_bit_of_plain_training():
   problems.assert_same_bits(step(state, garbage), step(state, batch))
   after, metrics = step(state, batch | {"mask": np.zeros(6, bool)})
   problems.assert_same_bits(after.params, state.params)
-  assert metrics == {"loss": 0, "grad_norm": 0}
+  assert metrics == {"loss": 0, "grad_norm": 0, "valid_rows": 0}
 
 
 def test_plain_training_moves_the_model_state():
@@ -130,7 +131,7 @@ def test_plain_training_moves_the_model_state():
   step = problems.jit(make_plain_step(loss, optax.sgd(1.0)))
   state, metrics = step(state, {"x": np.float32([1, 3])})
   assert state.model_state == {"scale": 3} and state.model_state["scale"].dtype == jnp.int32
-  assert state.params == -3 and metrics == {"loss": 4, "grad_norm": 4}
+  assert state.params == -3 and metrics == {"loss": 4, "grad_norm": 4, "valid_rows": 2}
 
 
 def test_plain_training_refuses_a_mean_loss():

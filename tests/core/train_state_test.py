@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from soseleto_jax import TrainState, init_train_state
+from soseleto_jax import TrainState, init_train_state, make_mesh, shard_train_state, weights
 from tests import problems
 
 
@@ -53,10 +53,70 @@ def test_errors_for_alpha_init(alpha_init, message):
     _init(alpha_init=alpha_init)
 
 
-@pytest.mark.parametrize("num_source", [0, -2])
+@pytest.mark.parametrize("num_source", [0, -2, 1000.0, True, "4"])
 def test_error_for_num_source(num_source):
-  with pytest.raises(ValueError, match=f"num_source={num_source}: .*at least 1"):
+  with pytest.raises(ValueError, match=f"num_source={num_source!r}: .*whole number, at least 1"):
     _init(num_source)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, None])
+def test_error_for_a_seed(seed):
+  with pytest.raises(ValueError, match=f"seed={seed}: give a whole number from 0 to 2\\*\\*32 - 1"):
+    _init(seed=seed)
+
+
+def test_seeds_up_to_the_last():
+  for seed in (0, 2**32 - 1, np.int64(7)):
+    assert int(_init(seed=seed).seed) == seed
+
+
+@pytest.mark.parametrize(
+  "params, message",
+  [
+    ({"w": np.ones(3), "table": np.arange(4)}, r"params\['table'\] has dtype int64, .* put it into model_state"),
+    ({"mask": np.ones(3, bool)}, r"params\['mask'\] has dtype bool"),
+    ({"layer": {"activation": jax.nn.relu}}, r"params\['layer'\]\['activation'\] is a .*: params is a pytree of"),
+    ({"w": [0.5, 1.0]}, r"params\['w'\]\[0\] is a float"),
+  ],
+)
+def test_errors_for_params(params, message):
+  with pytest.raises(ValueError, match=message):
+    init_train_state(params, optax.sgd(0.1), 4)
+
+
+def test_error_for_an_optimizer_that_is_a_number():
+  with pytest.raises(ValueError, match="optimizer=0.1: give an optax transformation"):
+    init_train_state(problems.tanh_params(), 0.1, 4)
+
+
+def test_is_a_copy():
+  """Donating it deletes nothing of the caller's, and no two of its arrays are one."""
+  params, alpha = problems.tanh_params(), jnp.full(4, 0.25)
+  model_state = {"mean": jnp.ones(2), "key": jax.random.key(3)}
+  state = init_train_state(params, optax.adam(0.1), 4, alpha_init=alpha, model_state=model_state, seed=jnp.uint32(1))
+  jax.jit(lambda state: state.replace(step=state.step + 1), donate_argnums=0)(state)
+  assert state.params["w"].is_deleted() and state.alpha.is_deleted()
+  assert not any(leaf.is_deleted() for leaf in (*params.values(), alpha, *model_state.values()))
+
+
+def test_an_optimizer_may_start_from_the_parameters():
+  """As those with averages do, whose state would else be the same arrays, which cannot be donated twice."""
+  holds_params = optax.GradientTransformation(lambda params: params, lambda g, state, params=None: (g, state))
+  state = init_train_state(problems.tanh_params(), holds_params, 4)
+  after = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf, state), donate_argnums=0)(state)
+  problems.assert_same_bits(after.params, after.opt_state)
+
+
+def test_weights_are_those_of_the_examples():
+  """Without what pads them for devices."""
+  alpha = np.float32([0.1, 0.9, 0.3])
+  state = init_train_state(problems.tanh_params(), optax.sgd(0.1), 3, alpha_init=alpha)
+  found = weights(shard_train_state(state, make_mesh(jax.devices("cpu")[:2])), 3)
+  assert isinstance(found, np.ndarray)
+  problems.assert_same_bits(found, alpha)
+  problems.assert_same_bits(weights(state, 3), alpha)
+  with pytest.raises(ValueError, match="num_source=5: the state has 3 weights"):
+    weights(state, 5)
 
 
 def test_is_a_frozen_pytree():

@@ -112,7 +112,7 @@ def _follow(step, by_oracle, params, optimizer, target_classes=3):
     state, metrics = step(state, source, target)
     np.testing.assert_allclose(state.alpha, new_alpha, rtol=1e-9, atol=1e-11)
     problems.assert_close(state.params, new_params, rtol=1e-9, atol=1e-11)
-    problems.assert_close(metrics, new_metrics, rtol=1e-5, atol=1e-7)
+    problems.assert_close(metrics, {name: new_metrics[name] for name in metrics}, rtol=1e-5, atol=1e-7)
     clipped |= np.any((new_alpha == 0) | (new_alpha == 1))
   return state, clipped
 

@@ -14,10 +14,13 @@ from soseleto_jax import (
   burn_in,
   center_by_class,
   init_train_state,
+  make_mesh,
   make_plain_step,
   make_train_step,
   residual_normalize,
   scale_by_std,
+  shard_train_state,
+  shard_train_step,
 )
 from tests import problems
 
@@ -25,7 +28,8 @@ N = 13
 LOSS = problems.tanh_loss()
 OPTIMIZER = optax.sgd(0.3, momentum=0.9)
 Q_FORMED = Alignment(contraction="vmap_grad")
-CONTRACTIONS = pytest.mark.parametrize("contraction", ["jvp", "vmap_grad"])
+Q_FORMED_BY_4 = {"contraction": "vmap_grad", "microbatch_size": 4}
+CONTRACTIONS = pytest.mark.parametrize("contraction", ["jvp", "vjp", "vmap_grad"])
 
 
 def _step(optimizer=OPTIMIZER, **options):
@@ -65,7 +69,7 @@ def _garbage(batch, rows, number_of_rows):
   changed["x"][rows] = 1e30 * np.sign(changed["x"][rows] - 0.1)
   changed["label"][rows] = -7
   if "index" in batch:
-    changed["index"][rows] = [number_of_rows, -1, batch["index"][0]][: len(rows)]
+    changed["index"][rows] = np.resize([number_of_rows, -1, batch["index"][0]], len(rows))
   return changed
 
 
@@ -192,7 +196,7 @@ def test_weights_of_1_that_stay_are_plain_training(x64):
     state, metrics = step(state, source, _target(seed))
     plain, plain_metrics = plain_step(plain, source)
     problems.assert_close(state, plain, rtol=1e-9, atol=1e-12)
-    problems.assert_close({"loss": metrics["source_loss"], "grad_norm": metrics["grad_norm"]}, plain_metrics)
+    problems.assert_close({name: metrics[name] for name in plain_metrics}, plain_metrics)
   problems.assert_same_bits(state.alpha, np.ones(N))
 
 
@@ -252,6 +256,7 @@ def test_what_a_step_says_of_itself():
 def test_metrics_are_float32_scalars():
   _, metrics = _published()(_state(), _source(), _target())
   names = {"source_loss", "target_loss", "alpha_mean", "alignment_mean", "grad_norm", "target_grad_norm"}
+  names |= {"loss", "valid_rows"}
   assert metrics.keys() == names
   assert all(value.shape == () and value.dtype == jnp.float32 for value in metrics.values())
 
@@ -416,6 +421,66 @@ def test_batch_norm(x64):
   np.testing.assert_allclose(moved, 0.01 * q, rtol=1e-9, atol=1e-12)
 
 
+def _masked_batch_norm_loss(params, batch, rng, model_state):
+  """As Flax's BatchNorm with `mask`, whose statistics of no row at all are NaN."""
+  dense, rows = batch["x"] @ params["dense"], batch["mask"][:, None]
+  mean = dense.mean(axis=0, where=rows)
+  variance = ((dense - mean) ** 2).mean(axis=0, where=rows)
+  logits = jnp.tanh((dense - mean) * jax.lax.rsqrt(variance + 1e-5)) @ params["classifier"]
+  new_state = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, model_state, {"mean": mean, "var": variance})
+  return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]), new_state
+
+
+@pytest.mark.parametrize("contraction", ["jvp", "vjp", "vmap_grad"])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_masked_rows_change_nothing_of_batch_norm_that_is_given_the_mask(devices, contraction):
+  """Nor on devices that have such rows alone; and a batch of them moves no statistics."""
+  flat = problems.tanh_params()
+  params, statistics = {"dense": flat["w"], "classifier": flat["classifier"]}, {"mean": np.zeros(5), "var": np.ones(5)}
+  statistics = jax.tree.map(np.float32, statistics)
+  loss, optimizer = _masked_batch_norm_loss, optax.sgd(1.0)
+  step = make_train_step(
+    loss,
+    loss,
+    optimizer,
+    alpha_step_size=0.1,
+    alignment=Alignment(contraction=contraction),
+    axis_name="data" if devices > 1 else None,
+  )
+  source, target = _source(size=16, mask=np.arange(16) < 5), _target(size=8)
+  source["index"] = np.arange(16, dtype=np.int32) % N
+  before = init_train_state(params, optimizer, N, model_state=statistics)
+  if devices > 1:
+    mesh = make_mesh(jax.devices("cpu")[:devices])
+    before, step = shard_train_state(before, mesh), shard_train_step(step, mesh)
+  step = problems.jit(step)
+  expected = step(before, source, target)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
+  problems.assert_same_bits(step(before, _garbage(source, np.arange(5, 16), N), target), expected)
+  for name, leaf in expected[0].model_state.items():
+    assert not np.allclose(leaf, statistics[name], atol=1e-3)
+  assert expected[1]["valid_rows"] == 5
+  resting, metrics = step(before, {**source, "mask": np.zeros(16, bool)}, target)
+  problems.assert_same_bits(jax.device_get(resting.model_state), statistics)
+  assert metrics["valid_rows"] == 0
+
+
+def test_q_formed_of_rows_that_are_coupled(x64):
+  """By the rows of the Jacobian, in microbatches or not: what forward mode gives."""
+  flat = problems.tanh_params(dtype=float)
+  params, statistics = {"dense": flat["w"], "classifier": flat["classifier"]}, {"mean": np.zeros(5), "var": np.ones(5)}
+  before = _state(optax.sgd(1.0), params, model_state=statistics)
+  results = []
+  for options in ({"contraction": "jvp"}, Q_FORMED_BY_4, {"contraction": "vmap_grad"}):
+    alignment = Alignment(**options)
+    step = make_train_step(
+      _batch_norm_loss, _batch_norm_loss, optax.sgd(1.0), alpha_step_size=0.01, alignment=alignment
+    )
+    results.append(problems.jit(step)(before, _source(), _target()))
+  for result in results[1:]:
+    problems.assert_close(result, results[0], rtol=1e-9, atol=1e-12)
+
+
 # Dtypes.
 
 
@@ -497,6 +562,66 @@ def test_error_for_losses_of_another_shape(reshape):
     _call(source_loss=lambda *args: reshape(LOSS(*args)))
 
 
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({"alpha_step_size": -0.1}, "alpha_step_size=-0.1: give a number, 0 or more, or a schedule"),
+    ({"alpha_step_size": None}, "alpha_step_size=None: give a number"),
+    ({"alpha_step_size": float("nan")}, "alpha_step_size=nan: give a number"),
+    ({"alpha_step_size": "0.1"}, "alpha_step_size='0.1': give a number"),
+    ({"lookahead": -1}, "lookahead=-1: give a number"),
+    ({"optimizer": 0.1}, "optimizer=0.1: give an optax transformation"),
+  ],
+)
+def test_errors_when_built(options, message):
+  with pytest.raises(ValueError, match=message):
+    make_train_step(LOSS, LOSS, **({"optimizer": OPTIMIZER, "alpha_step_size": 0.1} | options))
+
+
+def test_step_sizes_may_be_arrays():
+  """Of NumPy or of JAX, which may be traced."""
+  sizes = [np.float64(0.3), jnp.float32(0.3), 0.3]
+  states = [problems.jit(_step(alpha_step_size=size))(_state(), _source(), _target())[0] for size in sizes[:1]]
+  take = problems.jit(lambda size, *args: _step(alpha_step_size=size)(*args)[0])
+  states += [take(size, _state(), _source(), _target()) for size in sizes[1:]]
+  for state in states[1:]:
+    problems.assert_close(state, states[0])
+
+
+@pytest.mark.parametrize(
+  "make, name", [(lambda marks: Alignment(params=marks), "Alignment.params"), (TargetDescent, "TargetDescent.params")]
+)
+@pytest.mark.parametrize(
+  "marks, message",
+  [
+    (False, "=False marks no leaf of params"),
+    ({"w": False, "b": False}, ".* marks no leaf of params"),
+    (lambda path, leaf: True, "=<function .*>: give bools"),
+    ({"w": 1.0, "b": True}, r"\['w'\]=1.0: give bools"),
+    ("classifier", "='classifier': give bools"),
+  ],
+)
+def test_errors_for_marks(make, name, marks, message):
+  with pytest.raises(ValueError, match=name + message):
+    make(marks)
+
+
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({"transforms": (scale_by_std,)}, r"transforms\[0\]=scale_by_std does not take .*scale_by_std\(...\)"),
+    ({"transforms": (scale_by_std(), center_by_class)}, r"transforms\[1\]=center_by_class does not take"),
+    ({"transforms": ("scale_by_std",)}, r"transforms\[0\]='scale_by_std': give a function"),
+    ({"transforms": "scale_by_std"}, "transforms='scale_by_std': give a tuple of functions"),
+    ({"transforms": scale_by_std()}, "transforms=<function .*: give a tuple of functions"),
+    ({"direction": "orthogonal"}, "direction='orthogonal': give a function"),
+  ],
+)
+def test_errors_for_an_alignment(options, message):
+  with pytest.raises(ValueError, match=message):
+    Alignment(**options)
+
+
 def test_error_for_a_missing_index():
   source = _source()
   del source["index"]
@@ -509,9 +634,3 @@ def test_error_for_a_ragged_batch(side):
   ragged = _source(mask=np.ones(5, bool))
   with pytest.raises(ValueError, match="same leading axis"):
     _call(**{side: ragged})
-
-
-def test_error_for_q_formed_with_a_model_state():
-  state = _state(model_state={"scale": jnp.float32(1), "calls": jnp.int32(0)})
-  with pytest.raises(ValueError, match="vmap_grad.*model_state.*jvp"):
-    _call(state, source_loss=_counting_loss, target_loss=_counting_loss, alignment=Q_FORMED)

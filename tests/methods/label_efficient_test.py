@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+from soseleto_jax.core import sharding
 from soseleto_jax.core.nonfinite import faulty_rows
 from soseleto_jax.methods import label_efficient
 from soseleto_jax.models import MLP, LeNet
@@ -263,14 +264,17 @@ def test_target_images_are_prepared_as_the_trainer_feeds_them(option):
     assert not np.allclose(part, expected, rtol=1e-3)
 
 
-def test_rows_at_fault_are_found_on_whole_batches_too():
-  """As the trainer looks for them, where the step itself is mapped over devices."""
+def test_rows_at_fault_are_found_on_devices_shares():
+  """Whose sums over classes are of all devices."""
   setup = setups.make_setup("label_efficient", shared=False, representation=PERCEPTRON, axis_name="data")
   method = label_efficient.make_method(setup, unlabelled=UNLABELLED)
   batch = source_batch(0)
   batch["x"][2] = np.inf
-  find = problems.jit(functools.partial(faulty_rows, method.phases[1].step.losses))
-  (found,) = find(setups.start(method, setup, 1), batch)
+  mesh, state = sharding.make_mesh(jax.devices("cpu")[:2]), setups.start(method, setup, 1)
+  find = functools.partial(faulty_rows, method.phases[1].step)
+  split = jax.P(sharding.AXIS)
+  mapped = jax.shard_map(find, mesh=mesh, in_specs=(sharding.state_specs(), split), out_specs=split)
+  (found,) = problems.jit(mapped)(sharding.shard_train_state(state, mesh), batch)
   assert found.tolist() == [False, False, True, False, False, False]
 
 

@@ -15,7 +15,8 @@ from soseleto_jax.core.alignment_rules import (
   residual_normalize,
   scale_by_std,
 )
-from soseleto_jax.core.train_step import TargetDescent, burn_in, make_train_step, sharpened
+from soseleto_jax.core.source_weights import burn_in, sharpened
+from soseleto_jax.core.train_step import TargetDescent, make_train_step
 from soseleto_jax.methods import soseleto
 from soseleto_jax.models.losses import margin
 from tests import problems, runs
@@ -62,7 +63,7 @@ NAMES = ("center_by_class", "residual_normalize", "scale_by_std")
     ({}, True, {}),
     ({"step_size": 0.3}, True, {"alpha_step_size": optax.cosine_decay_schedule(0.3, 8)}),
     ({"first": True}, True, {"alpha_first": True}),
-    ({"lookahead": 0.5}, True, {"lookahead": 0.5}),
+    ({"lookahead": 0.5}, True, {"lookahead": optax.cosine_decay_schedule(0.5, 8)}),
     ({"burn_in_epochs": 0.25}, True, {"source_weights": burn_in(1)}),
     ({"burn_in_epochs": 0.25, "burn_in_weight": 0.2}, True, {"source_weights": burn_in(1, 0.2)}),
     ({"gain": 3.0}, True, {"source_weights": sharpened(3.0)}),
@@ -151,9 +152,9 @@ def test_the_contraction_is_the_configs(contraction, microbatch_size, message):
   with pytest.raises(ValueError, match=message):
     make(contraction=contraction, microbatch_size=microbatch_size)
   setup, method = make(contraction="vmap_grad", microbatch_size=2)
-  state = setups.start(method, setup).replace(model_state={})
-  with pytest.raises(ValueError, match="contraction='vmap_grad' with a model_state"):
-    method.phases[0].step(state, *setups.batches(0).values())
+  alignment = method.phases[0].step.alignment
+  assert (alignment.contraction, alignment.microbatch_size) == ("vmap_grad", 2)
+  assert make()[1].phases[0].step.alignment.contraction == "auto"
 
 
 def test_weights_start_from_those_of_the_config():

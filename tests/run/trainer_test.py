@@ -258,7 +258,7 @@ def test_a_plain_method_never_touches_the_other_set(monkeypatch, method, untouch
       examples["x"], examples["label"] = -examples["x"][::-1], np.roll(examples["label"], 1)
     state, shown = advance(Experiment(runs.make_config(method=method), task), 5)
     params.append(state.params)
-    assert shown.keys() == {method.replace("only", "loss"), "grad_norm"}
+    assert shown.keys() == {method.replace("only", "loss"), "grad_norm", "valid_rows"}
     np.testing.assert_array_equal(state.alpha, 1)
   problems.assert_same_bits(*params)
 
