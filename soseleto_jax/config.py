@@ -149,6 +149,8 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
   trial_epochs = config.alpha.trial_epochs
   _check("alpha.trial_epochs", trial_epochs, trial_epochs >= 0, "give 0 for none, or a number")
   _check("alpha.gain", config.alpha.gain, config.alpha.gain > 0, "give a number above 0; with 1 weights are alpha")
+  lookahead = config.alpha.lookahead
+  _check("alpha.lookahead", lookahead, lookahead is None or lookahead >= 0, "give a number above 0, or none")
   rate = config.optimizer.learning_rate
   _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")
   _check("optimizer.momentum", config.optimizer.momentum, 0 <= config.optimizer.momentum < 1, "give [0, 1)")

@@ -60,7 +60,7 @@ BAD = [
   ("method", "no.such.module:make_method", "No module named 'no'"),
   ("method", "soseleto_jax.methods.plain:no_such", "no attribute 'no_such'"),
   ("on_nonfinite", "ignore", "choose one of stop, skip"),
-  ("alpha.contraction", "vjp", "choose one of jvp, vmap_grad"),
+  ("alpha.contraction", "reverse", "choose one of auto, jvp, vjp, vmap_grad"),
   ("alpha.target_loss", "hinge", "choose one of cross_entropy, margin"),
   ("alpha.direction", "orthonormal", "choose one of gradient, orthogonal"),
   ("optimizer.name", "lamb", "choose one of sgd, adam"),
