@@ -36,7 +36,7 @@ def test_methods(method, shared):
   [
     ("optimizer.name", OPTIMIZERS),
     ("optimizer.schedule", SCHEDULES),
-    ("alpha.contraction", ("jvp", "vmap_grad")),
+    ("alpha.contraction", ("auto", "jvp", "vjp", "vmap_grad")),
     ("alpha.target_loss", ("cross_entropy", "margin")),
     ("alpha.direction", ("gradient", "orthogonal")),
     ("alpha.transforms", ((), ("scale_by_std",), ("center_by_class", "residual_normalize", "scale_by_std"))),
@@ -82,6 +82,7 @@ BAD = [
   ("alpha.init", -0.1, "weights lie in [0, 1]"),
   ("alpha.init", float("nan"), "weights lie in [0, 1]"),
   ("alpha.step_size", -0.1, "give 0 or more"),
+  ("alpha.lookahead", -0.1, "give a number above 0, or none"),
   ("alpha.burn_in_epochs", -1.0, "give 0 or more"),
   ("alpha.burn_in_weight", 1.5, "give [0, 1]"),
   ("alpha.gain", 0.0, "give a number above 0"),
@@ -114,9 +115,10 @@ def test_what_needs_shared_classes():
     validate(config_with(**{"alpha.target_params": "classifier", "data.shared_classes": False}))
 
 
-def test_split_parameters_need_the_jvp():
-  validate(config_with(shard_params=True))
-  with pytest.raises(ValueError, match="config.alpha.contraction='vmap_grad': .* shard_params .* take 'jvp'"):
+def test_split_parameters_and_gradients_of_each_example():
+  for contraction in ("auto", "jvp", "vjp"):
+    validate(config_with(**{"shard_params": True, "alpha.contraction": contraction}))
+  with pytest.raises(ValueError, match="config.alpha.contraction='vmap_grad': .* shard_params .* take 'auto'"):
     validate(config_with(**{"shard_params": True, "alpha.contraction": "vmap_grad"}))
 
 
@@ -157,6 +159,7 @@ def test_fields_as_they_were_called():
   before = config_with(**{"alpha.transforms": ("center_by_class", "standardize")}).to_dict()
   del before["augment"], before["method_options"], before["user"]
   before["flip_source"] = True
+  before["alpha"]["contraction"] = "jvp"
   now = config_with(**{"alpha.transforms": ("center_by_class", "scale_by_std"), "augment.source": ("flip",)})
   assert changed_fields(before, now.to_dict()) == []
   before["flip_source"] = False
