@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from soseleto_jax import train_and_evaluate
 from soseleto_jax.config import validate
-from tests import pages
+from soseleto_jax.report import source_list
+from tests import pages, runs
 
 PAGES = [pages.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((pages.ROOT / "docs").glob("*.md"))
@@ -67,7 +69,34 @@ def test_fields_of_a_config_that_are_named_exist(path):
 
 def test_every_page_is_run_or_has_no_python():
   with_python = {path.name for path in PAGES if next(pages.python_blocks(path), None)}
-  assert with_python <= {"README.md", "devices.md", "extending.md", "settings.md", *NEEDS_FILES, "augmentation.md"}
+  assert with_python <= {
+    "README.md",
+    "devices.md",
+    "extending.md",
+    "settings.md",
+    "what_a_run_leaves.md",
+    *NEEDS_FILES,
+    "augmentation.md",
+  }
+
+
+def test_what_a_run_leaves(tmp_path, monkeypatch, no_report):
+  """All files that the page names, no others, and the columns."""
+  monkeypatch.chdir(tmp_path)
+  task = runs.make_task()
+  train_and_evaluate(runs.make_config(num_epochs=1, alpha__trial_epochs=1), "runs/mine", task)
+  np.save("new.npy", task.test["x"])
+  names = pages.run(page("what_a_run_leaves.md"))
+  assert len(names["suspects"]) == 20 and set(names["wrong"].columns) == set(names["suspects"].columns)
+
+  text = page("what_a_run_leaves.md").read_text(encoding="utf-8")
+  files, columns = re.findall(r"\|---\|---\|\n(.*?)\n\n", text, re.DOTALL)
+  first_cells = " ".join(line.split("|")[1] for line in files.splitlines())
+  named = {name.rstrip("/") for name in re.findall(r"`([^`]+)`", first_cells)}
+  written = {path.name for path in (tmp_path / "runs" / "mine").iterdir()} - {".lock"}
+  assert named == written | {"report.html", "figures"}  # which this test leaves out
+  first_cells = " ".join(line.split("|")[1] for line in columns.splitlines())
+  assert re.findall(r"`([^`]+)`", first_cells) == list(source_list.COLUMNS)
 
 
 def test_settings(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def read_state(workdir: pathlib.Path, which: str, params: Any, model_state: Any)
     RuntimeError: it, or all, are damaged.
     OSError: it cannot be read, and nothing says that it is damaged.
   """
-  folder = workdir / "checkpoints"
+  folder = (workdir if storage.is_bucket(workdir) else workdir.absolute()) / "checkpoints"
   steps = _saved_steps(folder)
   if which not in CHOICES:
     raise ValueError(f"checkpoint={which!r}: choose {' or '.join(map(repr, CHOICES))}")
