@@ -25,9 +25,9 @@ from ml_collections import ConfigDict
 
 from soseleto_jax.config import changed_fields
 from soseleto_jax.data import sides
-from soseleto_jax.data.get_task import get_task
+from soseleto_jax.data.get_task import task_of as _task_of
 from soseleto_jax.data.selection import Examples
-from soseleto_jax.data.task import Task
+from soseleto_jax.data.task import Task, known_wrong
 from soseleto_jax.methods.base import METHODS
 from soseleto_jax.report import source_weights
 from soseleto_jax.run.signals import EXIT_PREEMPTED, Preempted
@@ -111,7 +111,7 @@ def train_run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 def task_of(config: ConfigDict) -> Task:
   """Returns the data of a config; what was read for one run is kept for the next."""
-  return get_task(config.data, config.seed, read=_read)
+  return _task_of(config, read=_read)
 
 
 def recorded_metrics(result: Result, source: Examples) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def recorded_metrics(result: Result, source: Examples) -> dict[str, Any]:
   """
   values = {name: value for name, value in result.summary.items() if name not in _NOT_METRICS}
   if "auc" in values:
-    _, wrong = source_weights.retention_curve(result.alpha, source["label"] != source["true_label"], points=51)
+    _, wrong = source_weights.retention_curve(result.alpha, known_wrong(source), points=51)
     values["retention"] = np.round(wrong[1:], 5).tolist()
   return values
 

@@ -24,7 +24,7 @@ _FREE_ON_RESUME = (
 )  # fmt: skip
 
 # Blocks whose fields are others' to name: the network's, the method's, and the user's own.
-_OPEN = ("model", "method_options", "user")
+_OPEN = ("model", "method_options", "task_options", "user")
 
 
 def default_config() -> ConfigDict:
@@ -36,6 +36,9 @@ def default_config() -> ConfigDict:
       method="soseleto",  # soseleto_jax.methods.base.METHODS, or "my_package.my_module:make_method"
       method_options={},  # of the method, by name
       data=data_config(),
+      task="",  # data of one's own in place of `data`: "my_package.my_data:make_task", (seed, **task_options) -> Task
+      task_options={},
+      loss="",  # soseleto_jax.models.losses.LOSSES, or "my_package.my_losses:huber"; "": cross_entropy, of classes
       model=dict(name="mlp", dtype="float32"),  # and the network's own options; or name="my_package.nets:Wide"
       augment=dict(source=(), target=()),  # names with strengths, such as ("flip", "crop=4"): docs/augmentation.md
       batch_size=256,  # B
@@ -64,7 +67,7 @@ def default_config() -> ConfigDict:
         lookahead=config_dict.placeholder(float),  # at the first step; it follows the schedule of λ_p
         contraction="auto",  # CONTRACTIONS: "jvp", or "vjp" for a network that forward mode cannot pass
         microbatch_size=config_dict.placeholder(int),
-        target_loss="cross_entropy",  # TARGET_LOSSES: whose gradient the source's are aligned with
+        target_loss="cross_entropy",  # TARGET_LOSSES: whose gradient the source's are aligned with; the default: `loss`
         direction="gradient",  # DIRECTIONS: what is made of that gradient before the inner product
         params=(),  # names of layers that the inner product runs over; () is all
         transforms=(),  # TRANSFORMS, applied in turn

@@ -61,7 +61,7 @@ def _prediction(config, side, given) -> tuple[Any, Any, Any]:
   if side.predicts == interface.OWN:
     return None, None, None
   network = _network(config, side, given)
-  x = jnp.zeros((1, *side.shape), jnp.float32)
+  x = side.normalization.apply(jnp.zeros((1, *side.shape), side.dtype))
   params, model_state = network.init(jax.random.key(config["seed"]), x)
   if side.predicts == interface.NETWORK:
     return predict_fn(network, head=side.head), params, model_state
@@ -69,9 +69,9 @@ def _prediction(config, side, given) -> tuple[Any, Any, Any]:
 
 
 def _network(config, side, given) -> Network:
-  name = config.get("given", {}).get("network")
+  name, whole = config.get("given", {}).get("network"), side.class_names is None
   if given is not None:
-    return as_network(given, side.num_classes)
+    return as_network(given, None if whole else side.num_classes)
   if name is not None:
     raise ValueError(f"the run's network was given to it, {name}: give it here too, load(workdir, network=...)")
-  return make_network(upgraded(config)["model"], side.num_classes, seed=config["seed"])
+  return make_network(upgraded(config)["model"], side.num_classes, seed=config["seed"], whole=whole)

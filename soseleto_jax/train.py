@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from soseleto_jax import storage
 from soseleto_jax.config import changed_fields, validate
 from soseleto_jax.core import arrays
-from soseleto_jax.data.get_task import get_task
+from soseleto_jax.data.get_task import task_of
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import MakeMethod
 from soseleto_jax.models.losses import predict_fn
@@ -44,6 +44,7 @@ def train_and_evaluate(
   augment: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None,
   optimizer: optax.GradientTransformation | None = None,
   method: MakeMethod | None = None,
+  loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
   evaluators: Sequence[Evaluate] = (),
 ) -> Result:
   """Trains as a config says and writes the run's folder; goes on from its newest checkpoint if there is one.
@@ -56,18 +57,21 @@ def train_and_evaluate(
     workdir: the run's folder: config.json, task.json, trial.json where `alpha.trial_epochs` asks for one,
       metrics.jsonl, TensorBoard events, checkpoints, alpha.npy, source_weights.csv, figures, report.html and
       summary.json.
-    task: the data; None takes what `config.data` describes.
+    task: the data; None takes what `config.data` describes, or `config.task` makes.
     network: a Flax module, Linen or NNX, from inputs float32 `[B, ...]` to features `[B, F]`, which get classifiers; or
-      a whole network as an object with `init(key, x) -> params` and `apply(params, x) -> logits`.
+      a whole network as an object with `init(key, x) -> params` and `apply(params, x) -> logits`. Where labels are no
+      classes a module is whole as well, and returns what the loss takes.
     params: what the network starts from: a pytree of some or all of its parameters, or the folder of an Orbax
       checkpoint of such.
     augment: {"source": f, "target": g}, either or both: `f(key, x) -> x`, on the device, before normalisation, for x
       float32 `[B, H, W, C]` in the units in which it is stored.
     optimizer: any optax transformation; the step of `alpha` goes on following `config.optimizer.schedule`.
     method: `(setup, **config.method_options) -> Method`, see `soseleto_jax.methods.base`.
+    loss: `(outputs, label) -> float32 [B]`, of what the network returns, float32 `[B, ...]`, and the labels `[B, ...]`;
+      it takes the place of `config.loss`.
     evaluators: each called at every evaluation as `f(predict, sets) -> {name: number}`, whose numbers stand in the
-      records, TensorBoard and the report. `predict(x)` gives the logits `[N, K]` of inputs as they are stored; `sets`
-      holds "test" and, where there is one, "validation", each with "x" and "label".
+      records, TensorBoard and the report. `predict(x)` gives the network's outputs, such as the logits `[N, K]`, of
+      inputs as they are stored; `sets` holds "test" and, where there is one, "validation", each with "x" and "label".
 
   Returns:
     A `Result`. A run that had finished before is not repeated.
@@ -80,12 +84,12 @@ def train_and_evaluate(
     RuntimeError: another run is using the folder, or all of its checkpoints are damaged.
     KeyboardInterrupt, soseleto_jax.run.signals.Preempted: SIGINT; SIGTERM, SIGHUP.
   """
-  given = Given(network, params, augment, optimizer, method, evaluators)
+  given = Given(network, params, augment, optimizer, method, loss, evaluators)
   validate(config, method)
   workdir = storage.as_path(workdir)
   with on_signals(raise_preempted, *PREEMPTION), storage.os_errors(workdir), _claimed(workdir) as hold:
     task_given = task is not None
-    task = get_task(config.data, config.seed, jax.process_count()) if task is None else task
+    task = task_of(config, jax.process_count()) if task is None else task
     known = identity.of_run(config, given, task, task_given=task_given)
     digest = fingerprint.of_task(task)
     if jax.process_count() > 1:
@@ -127,7 +131,7 @@ def _resume(experiment, window, checkpoints, workdir):
       raise identity.other_data(workdir, "labels or examples")
     identity.check(workdir, saved.get("identity", {}), window.identity)
     experiment.restore_feed(saved.pop("feed"), step)
-    window = loop.Window(**(saved | {"identity": window.identity}))
+    window = loop.Window.restored(saved | {"identity": window.identity})
     done = "finished before" if step == experiment.num_steps else "going on"
     _LOGGER.info("%s: %s, at step %d of %d", workdir, done, step, experiment.num_steps)
     if "records" not in saved:
@@ -240,18 +244,19 @@ def _finish(experiment, state, window, checkpoints, workdir, start):
     "seconds": round(window.seconds, 1),
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
   }
-  if "test_accuracy" in last:
-    summary["test_accuracy"] = last["test_accuracy"]
-  if "validation_accuracy" in last:
-    best = max(records, key=lambda record: record["validation_accuracy"])
+  score = "accuracy" if task.has_classes else "loss"
+  if f"test_{score}" in last:
+    summary[f"test_{score}"] = last[f"test_{score}"]
+  if f"validation_{score}" in last:
+    best = max(records, key=loop.validation_score)
     summary |= {
-      "validation_accuracy": last["validation_accuracy"],
-      "best_validation_accuracy": best["validation_accuracy"],
+      f"validation_{score}": last[f"validation_{score}"],
+      f"best_validation_{score}": best[f"validation_{score}"],
       "best_step": best["step"],
       "best_checkpoint": window.best_step if window.best_step in checkpoints.steps else None,
     }
-    if "test_accuracy" in best:
-      summary["test_accuracy_at_best"] = best["test_accuracy"]
+    if f"test_{score}" in best:
+      summary[f"test_{score}_at_best"] = best[f"test_{score}"]
   if task.left_out:
     summary["left_out"] = dict(task.left_out)
   summary |= start | experiment.alpha_statistics(alpha)
@@ -275,15 +280,18 @@ def _listed(experiment, state, alpha):
   """Returns the source's examples as they are listed; None where the method learns no weights."""
   if not experiment.method.uses_alpha:
     return None
-  source = experiment.task.source
+  task, source = experiment.task, experiment.task.source
+  labels = {"label": source["label"], "true_label": source.get("true_label")} if task.has_classes else {}
+  if not task.has_classes and source["label"].ndim == 1:
+    labels = {"value": source["label"], "true_value": source.get("true_label")}
   return source_list.SourceList(
     alpha,
-    source["label"],
-    source.get("row"),
-    source.get("file"),
-    suggest(experiment.setup, experiment.method, state),
-    source.get("true_label"),
-    experiment.task.source_class_names,
+    row=source.get("row"),
+    file=source.get("file"),
+    suggestions=suggest(experiment.setup, experiment.method, state),
+    class_names=task.source_class_names,
+    known_wrong=task.wrong,
+    **labels,
   )
 
 

@@ -55,10 +55,28 @@ def listed(names: Sequence[str], most: int = 8) -> str:
   return ", ".join(map(repr, names[:most])) + more
 
 
-def pixels(field: str, x: Any) -> None:
-  """Raises ValueError where x is no numeric `[N, H, W, C]` or `[N, D]`, is empty, or not finite."""
+def numbers(field: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
+  """Raises ValueError where labels that are no classes are not finite numbers `[N, *shape]`."""
+  if values.ndim < 1 or values.shape[1:] != shape or values.dtype.kind not in "biuf":
+    raise ValueError(
+      f"{field} has shape {values.shape} and dtype {values.dtype}; give numbers of shape {('N', *shape)}"
+    )
+  broken = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+  if broken.size:
+    raise ValueError(f"{field}[{broken[0]}] is not finite ({broken.size} such examples); repair or remove them")
+
+
+def flags(field: str, values: np.ndarray) -> None:
+  """Raises ValueError where values are not bools `[N]`."""
+  if values.ndim != 1 or values.dtype != bool:
+    raise ValueError(f"{field} has shape {values.shape} and dtype {values.dtype}; give bools of shape [N]")
+
+
+def pixels(field: str, x: Any, any_shape: bool = False) -> None:
+  """Raises ValueError where x is no numeric `[N, H, W, C]` or `[N, D]`, or of any shape, is empty, or not finite."""
   gray = len(x.shape) == 3 and x.dtype == np.uint8
-  if gray or len(x.shape) not in (2, 3, 4) or 0 in x.shape or x.dtype.kind not in "uif":
+  of_shape = len(x.shape) > 0 if any_shape else len(x.shape) in (2, 3, 4) and not gray
+  if not of_shape or 0 in x.shape or x.dtype.kind not in "uif":
     raise ValueError(
       f"{field} has shape {x.shape} and dtype {x.dtype}; give numbers of shape [N, H, W, C] "
       "(add a last axis to images of one channel: x[..., None]), [N, D], or sequences [N, T, D]"

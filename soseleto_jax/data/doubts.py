@@ -26,7 +26,7 @@ def warn(task: "Task") -> None:
 
 def found(task: "Task") -> list[str]:
   """Returns a sentence for each doubt, with its cure."""
-  sides = {"source": task.source_class_names, "target": task.target_class_names}
+  sides = {side: task.class_names(side) for side in ("source", "target")}
   doubts = [*_shape(task.source["x"])]
   for name, class_names in sides.items():
     counts = np.bincount(getattr(task, name)["label"], minlength=len(class_names))
@@ -38,7 +38,7 @@ def found(task: "Task") -> list[str]:
     if examples is not None:
       counts = np.bincount(examples["label"], minlength=task.num_target_classes)
       if (missing := np.flatnonzero(counts == 0)).size:
-        called = checks.called(task.target_class_names, missing)
+        called = checks.called(sides["target"], missing)
         doubts.append(f"the {name} set has no example of {called}: its accuracy says nothing of that")
       doubts += _outlier(name, examples["x"])
   return doubts

@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from soseleto_jax.core import import_path
 from soseleto_jax.data import checks, classes, lazy, sides, synthetic
 from soseleto_jax.data.normalization import Normalization, fit_normalization
 from soseleto_jax.data.selection import Subset
@@ -60,6 +61,28 @@ def data_config() -> ml_collections.ConfigDict:
       ),
     )
   )
+
+
+def task_of(
+  config: ml_collections.ConfigDict, num_processes: int = 1, read: Callable[..., Subset] = sides.read
+) -> Task:
+  """Returns the data of an experiment: what `config.task` makes, or else what `config.data` describes.
+
+  Args:
+    config: the experiment. Its `task` is the import path of a function `(seed, **config.task_options) -> Task`.
+    num_processes: as for `get_task`.
+    read: as for `get_task`.
+
+  Raises:
+    ValueError, RuntimeError: as for `get_task`; a task that cannot be found, or is none.
+  """
+  if not config.task:
+    return get_task(config.data, config.seed, num_processes, read)
+  make_task = import_path.find("config.task", config.task)
+  task = make_task(config.seed, **config.task_options.to_dict())
+  if not isinstance(task, Task):
+    raise ValueError(f"config.task={config.task!r} made {task!r}; return a soseleto_jax.data.task.Task")
+  return task
 
 
 def get_task(

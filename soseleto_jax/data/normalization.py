@@ -9,7 +9,7 @@ import numpy as np
 
 from soseleto_jax.data import checks, draws, lazy
 
-NORMALIZATIONS = ("none", "channel", "pixel_mean", "pixel_mean_scaled", "unit", "fixed")
+NORMALIZATIONS = ("none", "as_stored", "channel", "pixel_mean", "pixel_mean_scaled", "unit", "fixed")
 
 # Images handled at once, so that temporaries stay small beside the set itself.
 _CHUNK = 1024
@@ -73,15 +73,17 @@ class Normalization:
   """The map x -> (x - mean) / std, in the units of the stored pixels.
 
   Attributes:
-    mean: float32, broadcastable to `[H, W, C]`.
-    std: float32, broadcastable to `[H, W, C]`, nowhere 0.
+    mean: float32, broadcastable to `[H, W, C]`; None leaves everything as it is stored.
+    std: float32, broadcastable to `[H, W, C]`, nowhere 0; None likewise.
   """
 
-  mean: np.ndarray
-  std: np.ndarray
+  mean: np.ndarray | None
+  std: np.ndarray | None
 
   def apply(self, x: Any) -> Any:
     """Returns (x - mean) / std as float32 `[..., H, W, C]`, for a NumPy or a JAX array."""
+    if self.mean is None or self.std is None:
+      return x
     mean, std = (np.reshape(part, (1,) * (x.ndim - np.ndim(part)) + np.shape(part)) for part in (self.mean, self.std))
     return (x.astype(np.float32) - mean) / std
 
@@ -94,6 +96,7 @@ def fit_normalization(kind: str, images: Any, mean: Sequence[float] = (), std: S
   | kind | mean | std |
   |---|---|---|
   | `none` | 0 | 1 |
+  | `as_stored` | no change, and integers stay integers: tokens | |
   | `channel` | of each channel | of each channel |
   | `pixel_mean` | of each pixel and channel, as Caffe does | 1 |
   | `pixel_mean_scaled` | of each pixel and channel | one number: of what is left |
@@ -118,6 +121,8 @@ def fit_normalization(kind: str, images: Any, mean: Sequence[float] = (), std: S
     raise ValueError(
       f"mean={tuple(mean)} and std={tuple(std)} are for normalization='fixed', not {kind!r}; leave them empty"
     )
+  if kind == "as_stored":
+    return Normalization(None, None)
   if kind == "none":
     return _normalization(0.0, 1.0)
   if kind == "unit":

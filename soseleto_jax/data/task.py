@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from soseleto_jax.data import checks, classes, doubts, pairs
 from soseleto_jax.data.normalization import Normalization, fit_normalization
 from soseleto_jax.data.selection import Examples, Subset
@@ -16,9 +18,12 @@ class Task:
   Each set is a dict of `x`, uint8 `[N, H, W, C]` or float32 `[N, D]` or `[N, T, D]` as stored (not normalised),
   and `label`, int32 `[N]`. An `x` may stay on disk: see `soseleto_jax.data.lazy`. `row`, int32 `[N]`, is the examples'
   places in the data set's split or the user's own data, by default their order here; `file`, strings `[N]`, the paths
-  that they were read from, where they were. `source` has
-  `true_label`, int32 `[N]`, where the labels may be wrong and the right ones are known; it is for
-  analysis, and no training code may read it.
+  that they were read from, where they were. `source` has `true_label`, int32 `[N]`, where the labels may be wrong and
+  the right ones are known, or, where it is known which examples are wrong, `wrong`, bool `[N]`; both are for analysis,
+  and no training code may read them.
+
+  Where labels are no classes (regression, sequences), the class names are None, `label` and `true_label` are numbers
+  `[N, ...]`, and `x` are any numbers `[N, ...]`: see `soseleto_jax.data.values`.
 
   Attributes:
     name: a short name of the data.
@@ -26,9 +31,10 @@ class Task:
     target: the small clean set, which steers the weights.
     validation: more clean examples, for choosing settings, or None.
     test: for reporting only, or None.
-    source_class_names: one name for each source class.
-    target_class_names: one name for each class of target, validation and test.
-    shared_classes: whether source and target have the same classes (noisy labels; else transfer).
+    source_class_names: one name for each source class, or None where labels are no classes.
+    target_class_names: one name for each class of target, validation and test; None likewise.
+    shared_classes: whether source and target have the same classes (noisy labels; else transfer), or labels of one
+      meaning.
     source_normalization: for `source["x"]`.
     target_normalization: for the `x` of target, validation and test.
     left_out: how many examples of the user's source are not in `source`, by the reason.
@@ -45,8 +51,8 @@ class Task:
   target: Examples
   validation: Examples | None
   test: Examples | None
-  source_class_names: tuple[str, ...]
-  target_class_names: tuple[str, ...]
+  source_class_names: tuple[str, ...] | None
+  target_class_names: tuple[str, ...] | None
   shared_classes: bool
   source_normalization: Normalization
   target_normalization: Normalization
@@ -54,15 +60,16 @@ class Task:
   target_labels: tuple[Any, ...] | None = None
 
   def __post_init__(self):
+    if (self.source_class_names is None) != (self.target_class_names is None):
+      raise ValueError("one side has classes and the other none; give class names to both, or None to both")
     sets = {"source": self.source, "target": self.target, "test": self.test, "validation": self.validation}
     for name, examples in sets.items():
       if examples is None:
         continue
-      num_classes = self.num_source_classes if name == "source" else self.num_target_classes
-      checks.pixels(f"{name} x", examples["x"])
-      for column in ("label", "true_label"):
+      checks.pixels(f"{name} x", examples["x"], any_shape=not self.has_classes)
+      for column in ("label", "true_label", "wrong"):
         if column in examples:
-          checks.labels(f"{name} {column}", examples[column], num_classes)
+          self._check_column(name, column, examples[column])
           if len(examples[column]) != len(examples["x"]):
             raise ValueError(
               f"{name} has {len(examples['x'])} examples but {len(examples[column])} of {column}; "
@@ -73,6 +80,20 @@ class Task:
           f"{name} images are {examples['x'].shape[1:]} but source images are "
           f"{self.source['x'].shape[1:]}; make them equal with `size` and `grayscale`"
         )
+    if self.has_classes:
+      self._check_classes()
+
+  def _check_column(self, name, column, values):
+    if column == "wrong":
+      checks.flags(f"{name} {column}", values)
+    elif self.has_classes:
+      num_classes = self.num_source_classes if name == "source" else self.num_target_classes
+      checks.labels(f"{name} {column}", values, num_classes)
+    else:
+      like = self.source if name == "source" or self.shared_classes else self.target
+      checks.numbers(f"{name} {column}", values, like["label"].shape[1:])
+
+  def _check_classes(self):
     cure = "give more examples, or leave the class out"
     right = self.source.get("true_label", self.source["label"])
     checks.no_empty_class("source", right, self.source_class_names, cure)
@@ -86,12 +107,41 @@ class Task:
     return len(self.source["label"])
 
   @property
+  def has_classes(self) -> bool:
+    """Whether labels are classes."""
+    return self.source_class_names is not None
+
+  @property
   def num_source_classes(self) -> int:
-    return len(self.source_class_names)
+    """How many classes the source has; ValueError where labels are no classes."""
+    return len(self.class_names("source"))
 
   @property
   def num_target_classes(self) -> int:
-    return len(self.target_class_names)
+    """How many classes target, validation and test have; ValueError where labels are no classes."""
+    return len(self.class_names("target"))
+
+  @property
+  def wrong(self) -> np.ndarray | None:
+    """`known_wrong` of the source."""
+    return known_wrong(self.source)
+
+  def class_names(self, side: str) -> tuple[str, ...]:
+    """The names of the classes of "source" or "target"; ValueError where labels are no classes."""
+    names = self.source_class_names if side == "source" else self.target_class_names
+    if names is None:
+      raise ValueError(f"the labels of {self.name!r} are no classes, which this goes by")
+    return names
+
+
+def known_wrong(source: Examples) -> np.ndarray | None:
+  """Returns which source examples are wrong, bool `[N]`, for analysis; None where that is not known."""
+  if "wrong" in source:
+    return source["wrong"]
+  if "true_label" not in source:
+    return None
+  differs = source["label"] != source["true_label"]
+  return differs.reshape(len(differs), -1).any(axis=1)
 
 
 def assemble(

@@ -44,7 +44,8 @@ class Setup:
 
   Attributes:
     config: the experiment.
-    network: with one classifier where the task shares its classes, else with two heads.
+    network: with one classifier where the task shares its classes, else with two heads; whole where labels are no
+      classes.
     task: the data.
     params: the network's parameters at the start.
     model_state: what else the network carries, or None.
@@ -52,6 +53,7 @@ class Setup:
     axis_name: the axis that steps are mapped over, or None.
     given_optimizer: one that takes the place of the config's.
     preparations: of each side's pixels as the trainer feeds them, for methods that draw examples themselves.
+    task_loss: of the network's outputs and the labels, which is descended and reported.
   """
 
   config: ConfigDict
@@ -63,6 +65,7 @@ class Setup:
   axis_name: str | None
   given_optimizer: optax.GradientTransformation | None = None
   preparations: Mapping[str, Preparation] = dataclasses.field(default_factory=dict)
+  task_loss: Loss = cross_entropy
 
   @property
   def num_steps(self) -> int:
@@ -87,20 +90,26 @@ class Setup:
     """The head of "source" or "target"; None for the classifier that they share."""
     return None if self.task.shared_classes else side
 
-  def loss(self, side: str, loss: Loss = cross_entropy) -> LossFn:
-    """The `LossFn` of "source" or "target" by the network."""
-    return classification_loss(self.network, loss=loss, head=self.head(side))
+  def loss(self, side: str, loss: Loss | None = None) -> LossFn:
+    """The `LossFn` of "source" or "target" by the network: of the task's loss, or another of outputs and labels."""
+    return classification_loss(self.network, loss=loss or self.task_loss, head=self.head(side))
 
-  def require(self, *, transfer: bool | None = None, stateless: bool = False) -> None:
+  def require(self, *, transfer: bool | None = None, stateless: bool = False, classes: bool = False) -> None:
     """Checks what a method cannot do without.
 
     Args:
       transfer: True for different classes in source and target, False for the same, None for either.
       stateless: a network that carries no state.
+      classes: labels that are classes.
 
     Raises:
       ValueError: where that is not so.
     """
+    if classes and not self.task.has_classes:
+      raise ValueError(
+        f"config.method={self.config.method!r} goes by classes, and the labels of {self.task.name!r} are none; take "
+        "'soseleto', 'source_only', 'target_only', 'finetune', 'joint', 'learning_to_reweight' or 'meta_weight_net'"
+      )
     if transfer is not None and self.task.shared_classes == transfer:
       use = "transfer, with different classes" if transfer else "noisy labels, with the same classes"
       raise ValueError(
@@ -139,7 +148,7 @@ class Method:
   Attributes:
     phases: in their order.
     init: `params -> params`, from the network's to what the steps train, such as `beside_network` makes.
-    predict: `(params, model_state, x) -> logits [B, K]`, by which the run is evaluated on the target's classes, with
+    predict: `(params, model_state, x) -> logits [B, K]`, or other outputs, by which the run is evaluated, with
       `params` as `init` returns them and x normalised as the target is. None: the network's own.
     uses_alpha: whether the steps learn `alpha`, so that a run reports what it says.
     alpha_init: the weight that each source example starts from, in [0, 1].

@@ -209,7 +209,7 @@ def make_method(
   Raises:
     ValueError: another network, or unlabelled images of another shape.
   """
-  setup.require(transfer=True, stateless=True)
+  setup.require(transfer=True, stateless=True, classes=True)
   model, discriminator = _linen_module(setup.network), Discriminator(decay)
   pool = _pool(setup, unlabelled)
 

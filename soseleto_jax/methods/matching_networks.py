@@ -130,7 +130,7 @@ def make_method(setup: Setup, *, finetune: bool = False, scale: float = 10.0) ->
   Raises:
     ValueError: a class has too few examples.
   """
-  setup.require(transfer=True, stateless=True)
+  setup.require(transfer=True, stateless=True, classes=True)
   task = setup.task
 
   def phase(name, num_steps, shots, optimizer):

@@ -48,7 +48,7 @@ def make_method(
     weight_decay: of the matrix. Both depend on the data; the defaults are the best of a few by validation accuracy on
       the handwritten digits.
   """
-  setup.require(transfer=False)
+  setup.require(transfer=False, classes=True)
   config, schedule, fixed_steps = setup.config, setup.schedule(), setup.steps_of(fixed_epochs)
 
   def matrix_rate(step):

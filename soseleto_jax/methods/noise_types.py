@@ -73,7 +73,7 @@ def make_method(
     type_epochs: then so long the second network and C, on the source; either takes one step at least.
     confusion_rate: learning rate of Adam for the logits of C.
   """
-  setup.require(transfer=False, stateless=True)
+  setup.require(transfer=False, stateless=True, classes=True)
   config, task = setup.config, setup.task
   types = make_network(config.model.to_dict(), 3, seed=(config.seed + 1) % 2**32)
   key = jax.random.fold_in(jax.random.key(config.seed), 1)  # not the network's

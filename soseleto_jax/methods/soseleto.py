@@ -1,5 +1,6 @@
 """SOSELETO as a config describes it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,9 +12,9 @@ from soseleto_jax.core.source_weights import SourceWeights, burn_in, sharpened
 from soseleto_jax.core.train_step import TargetDescent, make_train_step
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import Method, Phase, Setup
-from soseleto_jax.models.losses import cross_entropy, margin
+from soseleto_jax.models.losses import margin
 
-TARGET_LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+TARGET_LOSSES = {"cross_entropy": None, "margin": margin}  # None: the loss that is descended, whichever it is
 DIRECTIONS = {"gradient": None, "orthogonal": alignment_rules.orthogonal}
 TRANSFORMS = ("center_by_class", "residual_normalize", "scale_by_std", "add_agreement")
 
@@ -25,6 +26,7 @@ def make_method(setup: Setup) -> Method:
   target loss.
   """
   alpha, schedule, rate = setup.config.alpha, setup.schedule(), setup.config.optimizer.learning_rate
+  _check_classes(setup)
   step = make_train_step(
     setup.loss("source"),
     setup.loss("target", TARGET_LOSSES[alpha.target_loss]),
@@ -46,6 +48,18 @@ def make_method(setup: Setup) -> Method:
   return Method((Phase(setup.num_steps, step),), uses_alpha=True, alpha_init=alpha.init)
 
 
+def _check_classes(setup: Setup) -> None:
+  """Raises ValueError for settings that go by classes where labels are none."""
+  if setup.task.has_classes:
+    return
+  for field, value in (("target_loss", "margin"), ("transforms", "center_by_class")):
+    if value in (chosen := setup.config.alpha[field]):
+      raise ValueError(
+        f"config.alpha.{field}={chosen!r}: {value!r} goes by classes, and the labels of {setup.task.name!r} are none; "
+        "leave it out"
+      )
+
+
 def _following(schedule: optax.Schedule, value: float, learning_rate: float) -> optax.Schedule:
   return lambda step: value * schedule(step) / learning_rate
 
@@ -59,14 +73,30 @@ def _source_weights(setup: Setup) -> SourceWeights | None:
 
 
 def _target_descent(setup: Setup) -> TargetDescent | None:
-  """Which parameters descend the target's cross-entropy, whatever loss steers."""
+  """Which parameters descend the target's own loss, whatever loss steers."""
   chosen, shared = setup.config.alpha.target_params, setup.task.shared_classes
   if shared and chosen == "none":
     return None
-  heads = {"classifier": True} if shared else {"source_head": False, "target_head": True}
-  marks: Any = {"representation": chosen == "all", **heads}
+  marks: Any = _marks(chosen, setup.params, shared)
   loss = None if setup.config.alpha.target_loss == "cross_entropy" else setup.loss("target")
   return TargetDescent(marks, loss, setup.config.target_weight)
+
+
+def _marks(chosen: str, params: Any, shared: bool) -> Any:
+  if has_heads(params):
+    heads = {"classifier": True} if shared else {"source_head": False, "target_head": True}
+    return {"representation": chosen == "all", **heads}
+  if chosen == "all":
+    return True
+  raise ValueError(
+    f"config.alpha.target_params={chosen!r}: a network that was given whole has no classifier that is known as such; "
+    "take 'all'" + (" or 'none'" if shared else ", so that the target's part of it learns")
+  )
+
+
+def has_heads(params: Any) -> bool:
+  """Whether parameters are those of a representation with classifiers of ours."""
+  return isinstance(params, Mapping) and "representation" in params
 
 
 def alignment_params(names: tuple[str, ...], params: Any, shared_classes: bool) -> Any:
@@ -83,7 +113,7 @@ def alignment_params(names: tuple[str, ...], params: Any, shared_classes: bool) 
     if name not in known:
       raise ValueError(f"config.alpha.params names {name!r}; the network's layers are {', '.join(sorted(known))}")
   marks = jax.tree.map(lambda path: not path.isdisjoint(names), paths, is_leaf=_is_set)
-  if not shared_classes and not any(jax.tree.leaves(marks["representation"])):
+  if not shared_classes and has_heads(params) and not any(jax.tree.leaves(marks["representation"])):
     raise ValueError(
       f"config.alpha.params={tuple(names)} names no layer that source and target share, and every alignment would be "
       "0; name layers of 'representation', or leave it ()"

@@ -59,13 +59,17 @@ def get_model(name: str, num_classes: int | Mapping[str, int], **options: Any) -
   return with_heads(_representation(name, options), num_classes)
 
 
-def make_network(model: Mapping[str, Any], num_classes: int | Mapping[str, int], *, seed: int) -> Network:
+def make_network(
+  model: Mapping[str, Any], num_classes: int | Mapping[str, int], *, seed: int, whole: bool = False
+) -> Network:
   """Makes the network that a config describes.
 
   Args:
     model: `config.model`: "name", one of ours or an import path such as "my_package.nets:Wide", a class or a function
       that returns what `as_network` takes; and its options. "dtype" goes to one that has such an argument.
-    num_classes: an int for one classifier that source and target share, or `{"source": Ks, "target": Kt}`.
+    num_classes: an int for one classifier that source and target share, or `{"source": Ks, "target": Kt}`; without
+      classes, how many numbers each output of one of our networks has.
+    whole: whether a network of one's own is all there is, and gets no classifier.
     seed: an NNX module starts from; those of Linen start from the key of `init`.
 
   Raises:
@@ -80,7 +84,7 @@ def make_network(model: Mapping[str, Any], num_classes: int | Mapping[str, int],
     dtype = _float_dtype(options.pop("dtype", jnp.float32))
   except ValueError as error:  # which begins with the field
     raise ValueError(f"config.model.{error}") from error
-  return as_network(imported.build(name, options, dtype, seed), num_classes)
+  return as_network(imported.build(name, options, dtype, seed), None if whole else num_classes)
 
 
 def _representation(name: Any, options: Mapping[str, Any]) -> nn.Module:

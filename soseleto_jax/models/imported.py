@@ -1,6 +1,5 @@
 """A network of one's own, by its import path: `my_package.nets:Wide`."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
+from soseleto_jax.core import import_path
 from soseleto_jax.core.suggest import did_you_mean
 from soseleto_jax.models.function_network import has_init_and_apply
 
@@ -69,21 +69,7 @@ def _arguments(path, parameters, options, dtype, seed):
 
 
 def _find(path):
-  module_name, _, attribute = path.partition(":")
-  field = f"config.model.name={path!r}"
-  try:
-    module = importlib.import_module(module_name)
-  except ModuleNotFoundError as error:
-    if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-      raise ValueError(f"{field}: {module_name} imports {error.name}, which is not installed") from error
-    raise ValueError(
-      f"{field}: there is no module {error.name!r}; install it, or put the folder that holds it on PYTHONPATH"
-    ) from error
-  except (ValueError, TypeError) as error:  # an empty or a relative name
-    raise ValueError(f"{field}: give module:class, such as my_package.nets:Wide") from error
-  factory = getattr(module, attribute, None)
-  if factory is None:
-    raise ValueError(f"{field}: {module_name} has no {attribute!r}{did_you_mean(attribute, vars(module))}")
+  factory = import_path.find("config.model.name", path)
   if isinstance(factory, (nn.Module, nnx.Module)) or not callable(factory):
-    raise ValueError(f"{field} is {factory!r}; name a class, or a function that returns a network")
+    raise ValueError(f"config.model.name={path!r} is {factory!r}; name a class, or a function that returns a network")
   return factory

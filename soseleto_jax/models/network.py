@@ -11,7 +11,7 @@ from flax import nnx
 
 from soseleto_jax.models.calling import NO_FEATURES, mode_options, parameter_names
 from soseleto_jax.models.function_network import FunctionNetwork, has_init_and_apply
-from soseleto_jax.models.nnx_network import NnxNetwork
+from soseleto_jax.models.nnx_network import NnxNetwork, WholeNnxNetwork
 from soseleto_jax.models.two_headed import HeadedNetwork, NumClasses, head_inits, heads_of
 
 _OTHER_STREAMS_KEY = 2**31  # keeps the keys of other streams apart from that of dropout
@@ -102,14 +102,15 @@ def as_network(model: Any, num_classes: NumClasses | None = None) -> Network:
   """Makes a `Network` of whatever describes one.
 
   Args:
-    model: a `Network`; a `HeadedNetwork`; with `num_classes`, a Flax module, Linen or NNX, from `[B, ...]` to features
-      `[B, F]`, which get heads; or an object with `init` and `apply`, see `FunctionNetwork`.
-    num_classes: an int, or one for each of "source" and "target".
+    model: a `Network`; a `HeadedNetwork`; a Flax module, Linen or NNX; or an object with `init` and `apply`, see
+      `FunctionNetwork`.
+    num_classes: an int, or one for each of "source" and "target": a Flax module then goes from `[B, ...]` to features
+      `[B, F]`, which get heads. None takes it whole: what it returns is what the loss gets.
 
   Raises:
     ValueError: for anything else, or a network made for other classes.
   """
-  if isinstance(model, (LinenNetwork, NnxNetwork, FunctionNetwork, HeadedNetwork)):
+  if isinstance(model, (LinenNetwork, NnxNetwork, WholeNnxNetwork, FunctionNetwork, HeadedNetwork)):
     made_for = getattr(model.module if isinstance(model, LinenNetwork) else model, "num_classes", None)
     if num_classes is not None and made_for is not None and heads_of(made_for) != heads_of(num_classes):
       found = {name: int(classes) for name, classes in heads_of(made_for).items()}
@@ -119,9 +120,7 @@ def as_network(model: Any, num_classes: NumClasses | None = None) -> Network:
       )
     return LinenNetwork(model) if isinstance(model, HeadedNetwork) else model
   if isinstance(model, nnx.Module):
-    if num_classes is None:
-      raise ValueError(f"network={type(model).__name__} returns features: give num_classes too, for its classifiers")
-    return NnxNetwork(model, num_classes)
+    return WholeNnxNetwork(model) if num_classes is None else NnxNetwork(model, num_classes)
   if isinstance(model, nn.Module):
     return LinenNetwork(model if num_classes is None else with_heads(model, num_classes))
   if isinstance(model, type) and issubclass(model, (nn.Module, nnx.Module)):

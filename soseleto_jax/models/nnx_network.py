@@ -1,4 +1,4 @@
-"""A Flax NNX module as a `Network`."""
+"""A Flax NNX module as a `Network`: with classifiers for its features, or whole."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from soseleto_jax.models.calling import mode_options, parameter_names
+from soseleto_jax.models.calling import NO_FEATURES, mode_options, parameter_names
 from soseleto_jax.models.two_headed import (
   NumClasses,
   check_features,
@@ -22,17 +22,83 @@ _CARRIED = nnx.All(nnx.Variable, nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.In
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class WholeNnxNetwork:
+  """A Flax NNX module from inputs to what the loss takes.
+
+  It starts from the values that the module has: its seed is the `nnx.Rngs` that it was built with. Its `nnx.Param`
+  variables are trained; its others (the statistics of BatchNorm, a frozen part) are the `model_state`, except for
+  intermediates, which are dropped. Arrays that are no variables are constants. In training every stream of random
+  numbers starts anew from the step's key. The module itself never changes.
+
+  Attributes:
+    module: called with the inputs, in `train()` or `eval()` mode; also with `rngs`, `head` and what tells training,
+      where its `__call__` has such arguments.
+  """
+
+  module: nnx.Module
+
+  def init(self, key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+    """Returns copies of the module's parameters and other state."""
+    del key, x
+    _, params, state, _ = self._split()
+    return jax.tree.map(_copy, (params, state or None))
+
+  def apply(
+    self,
+    params: Any,
+    model_state: Any,
+    x: jax.Array,
+    *,
+    head: str | None = None,
+    train: bool = False,
+    rng: jax.Array | None = None,
+  ) -> tuple[jax.Array, Any]:
+    """Applies the module."""
+    outputs, model_state = self.call(params, model_state, x, head=head, train=train, rng=rng)
+    return outputs.astype(jnp.float32), model_state
+
+  def features(
+    self, params: Any, model_state: Any, x: jax.Array, *, train: bool = False, rng: jax.Array | None = None
+  ) -> tuple[jax.Array, Any]:
+    """Raises ValueError: a whole network has none that anybody knows of."""
+    raise ValueError(NO_FEATURES)
+
+  def call(
+    self, params: Any, model_state: Any, x: jax.Array, *, head: str | None, train: bool, rng: jax.Array | None
+  ) -> tuple[Any, Any]:
+    """Returns what the module does, and the new state."""
+    graph, own_params, own_state, constants = self._split()
+    if own_state and model_state is None:
+      raise ValueError("the network has a model_state: give the one that init returned, or that of the step before")
+    values = [_values(own_params, params, "params")]
+    if own_state:
+      values.append(_values(own_state, model_state, "model_state"))
+    module = nnx.merge(graph, *values, constants, copy=True)
+    module.train() if train else module.eval()
+    if rng is not None:
+      _reseed(module, rng)
+    options: dict[str, Any] = mode_options(type(module).__call__, train)
+    if "rngs" in parameter_names(type(module).__call__):
+      options["rngs"] = None if rng is None else nnx.Rngs(rng)
+    if head is not None:
+      options["head"] = head
+    outputs = module(x, **options)
+    if own_state and train:
+      model_state = _restricted(nnx.to_pure_dict(nnx.state(module, _CARRIED)), own_state)
+    return outputs, model_state
+
+  def _split(self):
+    """Returns the module's graph, pure dicts of its parameters and of its other state, and what stays as it is."""
+    graph, params, state, constants = nnx.split(self.module, nnx.Param, _CARRIED, ...)
+    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(state), constants
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class NnxNetwork:
   """A Flax NNX module from inputs to features `[B, F]`, followed by Dense heads.
 
-  The representation starts from the values that the module has: its seed is the `nnx.Rngs` that it was built with.
-  Its `nnx.Param` variables are trained; its others (the statistics of BatchNorm, a frozen part) are the `model_state`,
-  except for intermediates, which are dropped. Arrays that are no variables are constants. In training every stream of
-  random numbers starts anew from the step's key. The module itself never changes.
-
   Attributes:
-    module: called with the inputs, in `train()` or `eval()` mode; also with `rngs` and what tells training, where its
-      `__call__` has such arguments. `head_kernel_init` and `head_bias_init` are its say in how the heads start.
+    module: as for `WholeNnxNetwork`. `head_kernel_init` and `head_bias_init` are its say in how the heads start.
     num_classes: as for `HeadedNetwork`.
   """
 
@@ -42,10 +108,15 @@ class NnxNetwork:
   def __post_init__(self):
     check_num_classes(self.num_classes)
 
+  @property
+  def _representation(self) -> WholeNnxNetwork:
+    return WholeNnxNetwork(self.module)
+
   def init(self, key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
     """Returns copies of the module's parameters and other state, with heads for its features."""
-    _, params, state, _ = self._split()
-    params, state = jax.tree.map(_copy, ({"representation": params}, {"representation": state} if state else None))
+    own_params, own_state = self._representation.init(key, x)
+    params: dict[str, Any] = {"representation": own_params}
+    state = None if own_state is None else {"representation": own_state}
     features = jax.eval_shape(lambda params, state: self.features(params, state, x)[0], params, state)
     kernel_init, bias_init = head_inits(self.module)
     key = jax.random.fold_in(key, _HEADS_KEY)
@@ -76,30 +147,10 @@ class NnxNetwork:
     self, params: Any, model_state: Any, x: jax.Array, *, train: bool = False, rng: jax.Array | None = None
   ) -> tuple[jax.Array, Any]:
     """Applies the module."""
-    graph, own_params, own_state, constants = self._split()
-    if own_state and model_state is None:
-      raise ValueError("the network has a model_state: give the one that init returned, or that of the step before")
-    values = [_values(own_params, params["representation"], "params")]
-    if own_state:
-      values.append(_values(own_state, model_state["representation"], "model_state"))
-    module = nnx.merge(graph, *values, constants, copy=True)
-    module.train() if train else module.eval()
-    if rng is not None:
-      _reseed(module, rng)
-    options: dict[str, Any] = mode_options(type(module).__call__, train)
-    if "rngs" in parameter_names(type(module).__call__):
-      options["rngs"] = None if rng is None else nnx.Rngs(rng)
-    features = module(x, **options)
+    state = None if model_state is None else model_state["representation"]
+    features, state = self._representation.call(params["representation"], state, x, head=None, train=train, rng=rng)
     check_features(features, x)
-    if own_state and train:
-      new_state = nnx.to_pure_dict(nnx.state(module, _CARRIED))
-      model_state = {"representation": _restricted(new_state, own_state)}
-    return features, model_state
-
-  def _split(self):
-    """Returns the module's graph, pure dicts of its parameters and of its other state, and what stays as it is."""
-    graph, params, state, constants = nnx.split(self.module, nnx.Param, _CARRIED, ...)
-    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(state), constants
+    return features, None if state is None else {"representation": state}
 
 
 def _copy(leaf):
@@ -113,7 +164,7 @@ def _values(own, given, name):
   try:
     return jax.tree.map(lambda _, value: value, own, given)
   except ValueError as error:
-    raise ValueError(f"{name}['representation'] has not the arrays of the network: {error}") from error
+    raise ValueError(f"{name} has not the arrays of the network's module: {error}") from error
 
 
 def _restricted(tree, like):

@@ -31,6 +31,10 @@ _KNOWN = {
   "validation_accuracy": ("Validation accuracy", "percent"),
   "best_validation_accuracy": ("Best validation accuracy", "percent"),
   "test_accuracy_at_best": ("Test accuracy at best validation", "percent"),
+  "test_loss": ("Test loss", "number"),
+  "validation_loss": ("Validation loss", "number"),
+  "best_validation_loss": ("Best validation loss", "number"),
+  "test_loss_at_best": ("Test loss at best validation", "number"),
   "best_step": ("Step of best validation", "count"),
   "best_checkpoint": ("Checkpoint of best validation", "count"),
   "alpha_init": ("α at the start, by a trial", "score"),
@@ -111,7 +115,7 @@ def _weights(workdir, listed, x) -> dict[str, Any]:
   """Draws the figures of the weights; returns what the page shows of them."""
   from soseleto_jax.report import figures
 
-  alpha, wrong = listed.alpha, None if listed.true_label is None else listed.label != listed.true_label
+  alpha, wrong = listed.alpha, listed.wrong
   if wrong is not None and not wrong.any():
     wrong = None
   drawn = {"alpha_histogram": figures.alpha_histogram(alpha, wrong)}
@@ -119,10 +123,10 @@ def _weights(workdir, listed, x) -> dict[str, Any]:
     drawn["retention"] = figures.retention(alpha, wrong)
   shape: tuple[int, ...] = np.shape(x) if x is not None else ()
   plane = {}
-  if len(shape) == 2 and shape[1] == 2:
+  if len(shape) == 2 and shape[1] == 2 and listed.label is not None:
     everything = x[np.arange(len(x))]  # so that x may be on disk
     plane["points"] = figures.points(everything, listed.label, alpha, wrong)
-  found = sheets.sheets(workdir, listed, x)
+  found = [] if listed.label is None else sheets.sheets(workdir, listed, x)
   path = source_list.find(workdir)
   return {
     "count": len(alpha),

@@ -30,7 +30,8 @@ ALPHA_FILE = "alpha.npy"
 MOST_ROWS_OF_CSV = 10_000_000
 _PIECE = 2**17  # rows that are text at a time
 
-# In the order of the file; "true_label" comes last, where it is known.
+# In the order of the file. "true_label" and "true_value" come last, where they are known; where labels are no classes,
+# "value" stands for all that has to do with them, if a label is one number.
 COLUMNS = {
   "rank": "int64",
   "index": "int64",
@@ -44,6 +45,8 @@ COLUMNS = {
   "suggested_name": "str",
   "suggested_probability": "float32",
   "true_label": "int64",
+  "value": "float32",
+  "true_value": "float32",
 }
 
 
@@ -74,29 +77,43 @@ class SourceList:
     suggestions: of the network; None where there are none.
     true_label: int `[N]`, where known.
     class_names: one for each class; None shows numbers.
+    value: numbers `[N]`, the labels where they are no classes; None where they are more than a number.
+    true_value: numbers `[N]`, where known.
+    known_wrong: bool `[N]`, which examples are wrong, where that is known; None: those of another `true_label`.
 
   Raises:
     ValueError: the arrays are empty, differ in length, or hold a weight that is not finite.
   """
 
   alpha: np.ndarray
-  label: np.ndarray
+  label: np.ndarray | None = None
   row: np.ndarray | None = None
   file: np.ndarray | None = None
   suggestions: Suggestions | None = None
   true_label: np.ndarray | None = None
   class_names: Sequence[str] | None = None
+  value: np.ndarray | None = None
+  true_value: np.ndarray | None = None
+  known_wrong: np.ndarray | None = None
 
   def __post_init__(self):
     source_weights.check_alpha(self.alpha)
     said = {} if self.suggestions is None else vars(self.suggestions)
     columns = {"label": self.label, "row": self.row, "file": self.file, "true_label": self.true_label, **said}
+    columns |= {"value": self.value, "true_value": self.true_value, "known_wrong": self.known_wrong}
     for name, column in columns.items():
       if column is not None:
         source_weights.check_column(name, column, self.alpha)
 
   def __len__(self) -> int:
     return len(self.alpha)
+
+  @property
+  def wrong(self) -> np.ndarray | None:
+    """Which examples are wrong, bool `[N]`; None where that is not known."""
+    if self.known_wrong is not None or self.true_label is None:
+      return self.known_wrong
+    return np.asarray(self.label != self.true_label)
 
   @functools.cached_property
   def order(self) -> np.ndarray:
@@ -108,6 +125,8 @@ class SourceList:
   def columns(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:
     """Returns the rows from `start` to `stop`: arrays by the names of `COLUMNS`, None for a column that is unknown."""
     index = self.order[start:stop]
+    if self.label is None:
+      return self._without_classes(start, index)
     said = self.suggestions
     label, suggested = self.label[index], None if said is None else said.suggested[index]
     columns = {
@@ -124,6 +143,17 @@ class SourceList:
       "suggested_probability": None if said is None else said.suggested_probability[index],
     }
     return columns if self.true_label is None else columns | {"true_label": self.true_label[index]}
+
+  def _without_classes(self, start, index):
+    own = {"value": self.value, "true_value": self.true_value}
+    return {
+      "rank": np.arange(start, start + len(index)),
+      "index": index,
+      "row": index if self.row is None else self.row[index],
+      "file": None if self.file is None else self.file[index],
+      "alpha": self.alpha[index],
+      **{name: np.asarray(column[index], np.float32) for name, column in own.items() if column is not None},
+    }
 
   def names(self, label: np.ndarray) -> np.ndarray:
     """Returns the names of some labels, an array of str; of one that has no name its number."""
@@ -238,7 +268,8 @@ def _write_parquet(path, listed):
   import pyarrow.parquet as pq
 
   kinds = {"str": pa.string(), "float32": pa.float32()}
-  columns = [name for name in COLUMNS if name != "true_label" or listed.true_label is not None]
+  known = listed.columns(0, 0)
+  columns = [name for name in COLUMNS if name in known]
   schema = pa.schema([(name, kinds.get(COLUMNS[name], pa.int64())) for name in columns])
   with pq.ParquetWriter(path, schema) as writer:
     for piece in listed.pieces(2**20):

@@ -85,9 +85,11 @@ def parts_of_task(task: Task) -> dict[str, Any]:
   if "true_label" in task.source:
     parts["source true_label"] = _digest(task.source["true_label"])
   for side in ("source", "target"):
-    parts[f"{side} class names"] = list(getattr(task, f"{side}_class_names"))
+    parts[f"{side} class names"] = list(getattr(task, f"{side}_class_names") or ())
     normalization = getattr(task, f"{side}_normalization")
-    parts[f"{side} normalization"] = [_summary(normalization.mean), _summary(normalization.std)]
+    parts[f"{side} normalization"] = [
+      [] if part is None else _summary(part) for part in (normalization.mean, normalization.std)
+    ]
   return parts
 
 
@@ -115,6 +117,6 @@ def _summary(values):
 
 
 def _same(old, new):
-  if isinstance(new, list) and isinstance(new[0], list):  # normalization
+  if isinstance(new, list) and new and isinstance(new[0], list):  # normalization
     return all(len(a) == len(b) and np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(old, new, strict=True))
   return old == new

@@ -14,6 +14,7 @@ import optax
 
 from soseleto_jax.data.selection import Examples
 from soseleto_jax.methods.base import MakeMethod
+from soseleto_jax.models.losses import Loss
 from soseleto_jax.run.evaluation import Predict
 
 _LIBRARIES = ("jax", "flax", "optax", "chex")
@@ -31,6 +32,7 @@ class Given:
     augment: {"source": f, "target": g}, either or both, f(key, x [B, H, W, C]) -> x, before normalisation.
     optimizer: any optax transformation.
     method: `(setup, **config.method_options) -> Method`.
+    loss: `(outputs, label) -> float32 [B]`.
     evaluators: `f(predict, sets) -> {name: number}`: see `soseleto_jax.train.train_and_evaluate`.
   """
 
@@ -39,6 +41,7 @@ class Given:
   augment: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] | None = None
   optimizer: optax.GradientTransformation | None = None
   method: MakeMethod | None = None
+  loss: Loss | None = None
   evaluators: Sequence[Evaluate] = ()
 
   def names(self) -> dict[str, str]:

@@ -68,4 +68,5 @@ def other_data(workdir: pathlib.Path, what: str) -> ValueError:
 def _about(task):
   sizes = [f"{name} {len(examples['label'])}" for name, examples in fingerprint.sets(task).items()]
   x = task.source["x"]
-  return f"{task.name}: {x.dtype}{list(x.shape[1:])}, {', '.join(sizes)}, {task.num_source_classes} source classes"
+  classes = f"{task.num_source_classes} source classes" if task.has_classes else "no classes"
+  return f"{task.name}: {x.dtype}{list(x.shape[1:])}, {', '.join(sizes)}, {classes}"

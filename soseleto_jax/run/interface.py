@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -27,27 +28,32 @@ class Interface:
   Attributes:
     name: of the task.
     shape: of one input as it is stored, `[H, W, C]` or `[D]`.
-    dtype: of inputs as they are stored, "uint8" or "float32".
+    dtype: of inputs as they are stored, "uint8" or "float32", or "int32" of tokens.
     normalization: of the target's inputs.
-    class_names: of "source" and "target".
+    class_names: of "source" and "target"; None where labels are no classes.
     labels: what the user calls each of the target's classes, strings or numbers; None: 0 to K - 1.
     shared_classes: whether both sides have the same classes.
     predicts: `NETWORK`, `NETWORK_BESIDE` or `OWN`.
+    label_shapes: of one label of "source" and "target".
   """
 
   name: str
   shape: tuple[int, ...]
   dtype: str
   normalization: Normalization
-  class_names: Mapping[str, tuple[str, ...]]
+  class_names: Mapping[str, tuple[str, ...]] | None
   labels: tuple[Any, ...] | None
   shared_classes: bool
   predicts: str
+  label_shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=lambda: {"source": (), "target": ()})
 
   @property
   def num_classes(self) -> Any:
-    """How many classes a network is made for: a number, or one for each side."""
-    counts = {side: len(names) for side, names in self.class_names.items()}
+    """How many classes, or numbers in a label that is none, a network is made for: a number, or one for each side."""
+    if self.class_names is None:
+      counts = {side: math.prod(shape) for side, shape in self.label_shapes.items()}
+    else:
+      counts = {side: len(names) for side, names in self.class_names.items()}
     return counts["target"] if self.shared_classes else counts
 
   @property
@@ -73,7 +79,8 @@ def interface_of(task: Task, method: Method) -> Interface:
     shape=tuple(task.target["x"].shape[1:]),
     dtype=str(task.target["x"].dtype),
     normalization=task.target_normalization,
-    class_names={"source": task.source_class_names, "target": task.target_class_names},
+    class_names={side: task.class_names(side) for side in ("source", "target")} if task.has_classes else None,
+    label_shapes={"source": task.source["label"].shape[1:], "target": task.target["label"].shape[1:]},
     labels=task.target_labels,
     shared_classes=task.shared_classes,
     predicts=predicts,
@@ -94,10 +101,14 @@ def read(workdir: str | os.PathLike) -> Interface:
       f"{path} is not there: give the folder of a run, and where it is an older version's run its command again, "
       "which repeats nothing and writes the file"
     ) from error
-  normalization = {name: np.asarray(value, np.float32) for name, value in fields["normalization"].items()}
+  normalization = {
+    name: None if value is None else np.asarray(value, np.float32) for name, value in fields["normalization"].items()
+  }
+  names, shapes = fields["class_names"], fields.get("label_shapes", {"source": (), "target": ()})
   return Interface(**fields | {
     "shape": tuple(fields["shape"]),
     "normalization": Normalization(**normalization),
-    "class_names": {side: tuple(names) for side, names in fields["class_names"].items()},
+    "class_names": None if names is None else {side: tuple(of_side) for side, of_side in names.items()},
+    "label_shapes": {side: tuple(shape) for side, shape in shapes.items()},
     "labels": None if fields["labels"] is None else tuple(fields["labels"]),
   })  # fmt: skip

@@ -44,7 +44,13 @@ class Window:
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   seconds: float = 0.0
   best_step: int | None = None
-  best_accuracy: float = 0.0
+  best_score: float = 0.0
+
+  @classmethod
+  def restored(cls, saved: dict[str, Any]) -> "Window":
+    """Returns the window of a checkpoint; in older ones the best score was named as an accuracy."""
+    former = {"best_score": saved["best_accuracy"]} if "best_accuracy" in saved else {}
+    return cls(**{name: value for name, value in saved.items() if name != "best_accuracy"} | former)
 
   def add(self, metrics: dict[str, float]) -> None:
     """Takes in what is finite of a step's metrics."""
@@ -60,10 +66,17 @@ class Window:
     return means
 
   def compare(self, step: int, record: dict[str, Any]) -> None:
-    """Takes note of the step with the best validation accuracy, the first of those that tie."""
-    accuracy = record.get("validation_accuracy")
-    if accuracy is not None and (self.best_step is None or accuracy > self.best_accuracy):
-      self.best_step, self.best_accuracy = step, accuracy
+    """Takes note of the step with the best validation score, the first of those that tie."""
+    score = validation_score(record)
+    if score is not None and (self.best_step is None or score > self.best_score):
+      self.best_step, self.best_score = step, score
+
+
+def validation_score(record: dict[str, Any]) -> float | None:
+  """Returns how good a record is, more being better: the accuracy on validation, or minus the loss without classes."""
+  if "validation_accuracy" in record:
+    return record["validation_accuracy"]
+  return -record["validation_loss"] if "validation_loss" in record else None
 
 
 def train(

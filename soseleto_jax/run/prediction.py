@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,13 +43,18 @@ class Predictor:
     self._predict, self._host, self._batch_size = predict, (params, model_state), batch_size
 
   def labels(self, x: Any) -> np.ndarray:
-    """Returns the most probable class of each input `[N]`, as the user calls it."""
+    """Returns the most probable class of each input `[N]`, as the user calls it; without classes what is predicted."""
+    if self.interface.class_names is None:
+      outputs, shape = self.logits(x), self.interface.label_shapes["target"]
+      return outputs.reshape(len(outputs), *shape) if math.prod(outputs.shape[1:]) == math.prod(shape) else outputs
     names = self.interface.labels
     number = np.argmax(self.logits(x), axis=-1)
     return number if names is None else np.asarray(names)[number]
 
   def probabilities(self, x: Any) -> np.ndarray:
     """Returns the probability of each class, float32 `[N, K]`."""
+    if self.interface.class_names is None:
+      raise ValueError("the labels of the run are no classes, which would have probabilities: take predict")
     logits = self.logits(x)
     exponential = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponential / exponential.sum(axis=-1, keepdims=True)
@@ -62,7 +68,9 @@ class Predictor:
       )
     x = self._checked(x)
     if not len(x):
-      return np.zeros((0, len(self.interface.class_names["target"])), np.float32)
+      names = self.interface.class_names
+      shape = self.interface.label_shapes["target"] if names is None else (len(names["target"]),)
+      return np.zeros((0, *shape), np.float32)
     return self._evaluator.predict(*self._on_devices, x)
 
   @functools.cached_property
@@ -84,7 +92,7 @@ class Predictor:
       raise ValueError(f"x has dtype {x.dtype}: give numbers, {dtype} as the network was trained on")
     if lazy.is_lazy(x) or not len(x):
       return x
-    x = x if x.dtype in (np.uint8, np.float32) else x.astype(np.float32)
+    x = x if x.dtype in (np.uint8, np.float32) else x.astype(np.int32 if dtype == np.int32 else np.float32)
     if x.dtype.kind == "f":
       finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
       if not finite.all():

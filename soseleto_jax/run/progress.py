@@ -17,6 +17,8 @@ _MOST_SUSPECTS = 10
 _ROWS = {
     "test_accuracy": ("test accuracy", "{:.2%}"),
     "test_accuracy_at_best": ("test accuracy at best validation", "{:.2%}"),
+    "test_loss": ("test loss", "{:.4f}"),
+    "test_loss_at_best": ("test loss at best validation", "{:.4f}"),
     "auc": ("AUC of 1 - alpha for wrong labels", "{:.3f}"),
     "alpha_right": ("mean alpha of right labels", "{:.3f}"),
     "alpha_wrong": ("mean alpha of wrong labels", "{:.3f}"),
@@ -53,6 +55,8 @@ class Progress:
     self._mark = (step, now)
     rate = (step - last_step) / max(now - last_time, 1e-9)
     accuracies = {name: f"{100 * record[name]:.1f}%" for name in record if name.endswith("_accuracy")}
+    if not accuracies:  # labels are no classes
+      accuracies = {name: f"{record[name]:.3f}" for name in ("validation_loss", "test_loss") if name in record}
     self._show(accuracies)
     if self._bar.disable:
       losses = {name: f"{record[name]:.3f}" for name in (*_SHOWN, "auc") if name in record}
@@ -76,8 +80,12 @@ def summary_table(summary: Mapping[str, Any]) -> str:
 def suspects_table(listed: SourceList) -> str:
   """Returns the ten most suspect examples of a source, a line each below a heading."""
   columns = listed.columns(0, _MOST_SUSPECTS)
-  suggested, probability = columns["suggested_name"], columns["suggested_probability"]
-  shown = {"alpha": [f"{alpha:.3f}" for alpha in columns["alpha"]], "label": columns["label_name"].tolist()}
+  suggested, probability = columns.get("suggested_name"), columns.get("suggested_probability", ())
+  shown = {"alpha": [f"{alpha:.3f}" for alpha in columns["alpha"]]}
+  if "label_name" in columns:
+    shown["label"] = columns["label_name"].tolist()
+  if "value" in columns:
+    shown["value"] = [f"{value:.4g}" for value in columns["value"]]
   if suggested is not None:
     shown["network says"] = [f"{name} {p:.0%}" for name, p in zip(suggested, probability, strict=True)]
   shown |= {"row": [str(row) for row in columns["row"]]} if columns["file"] is None else {"file": list(columns["file"])}

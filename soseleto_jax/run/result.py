@@ -42,8 +42,9 @@ class Result:
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """A name for each column of `predict_proba`: the target's classes."""
-    return self.predictor.interface.class_names["target"]
+    """A name for each column of `predict_proba`: the target's classes; () where labels are no classes."""
+    names = self.predictor.interface.class_names
+    return () if names is None else tuple(names["target"])
 
   @property
   def list_file(self) -> pathlib.Path | None:
@@ -58,7 +59,7 @@ class Result:
 
     Returns:
       The classes `[N]`, by the labels that the target came with: strings where they were strings, such as the names of
-      folders, else numbers.
+      folders, else numbers. Where labels are no classes, what the network returns, float32 `[N, ...]`.
 
     Raises:
       ValueError: inputs of another shape, units that cannot be the training's, or numbers that are not finite.

@@ -70,8 +70,8 @@ def suggest(setup: Setup, method: Method, state: TrainState, mesh: Mesh | None =
 
 
 def source_predict(setup: Setup, method: Method) -> Predict | None:
-  """Returns how a trained network predicts the source's classes, or None where that is not known."""
-  if not method.uses_alpha:
+  """Returns how a trained network predicts the source's classes; None where that is not known, or there are none."""
+  if not method.uses_alpha or not setup.task.has_classes:
     return None
   if method.predict_source is not None:
     return method.predict_source

@@ -29,6 +29,7 @@ from soseleto_jax.models.losses import predict_fn
 from soseleto_jax.models.network import as_network
 from soseleto_jax.models.pretrained import load_params, start_from
 from soseleto_jax.report import source_weights
+from soseleto_jax.run import task_fit
 from soseleto_jax.run.evaluation import Evaluator
 from soseleto_jax.run.given import Given
 
@@ -56,7 +57,7 @@ class Experiment:
       like: of another experiment with the same network and seed, which is then not built and initialized again.
     """
     given = Given() if given is None else given
-    _check_fit(config, task)
+    task_fit.check(config, task)
     self.config, self.task = config, task
     self._evaluators = tuple(given.evaluators)
     self._mesh = sharding.make_mesh()
@@ -76,6 +77,8 @@ class Experiment:
       task.target_normalization,
       config.eval_batch_size,
       self._mesh,
+      loss=self.setup.task_loss,
+      has_classes=task.has_classes,
     )
     held_out = {"validation": task.validation, "test": task.test}
     self._held_out = {name: examples for name, examples in held_out.items() if examples is not None}
@@ -94,13 +97,13 @@ class Experiment:
     if like is not None:
       own = {"steps_per_epoch": self.steps_per_epoch, "preparations": self._preparations}
       return dataclasses.replace(like, config=config, task=task, **own)
-    classes = {"source": task.num_source_classes, "target": task.num_target_classes}
-    num_classes = task.num_target_classes if task.shared_classes else classes
+    sizes = {side: task_fit.head_size(task, side) for side in ("source", "target")}
+    num_classes = sizes["target"] if task.shared_classes else sizes
     if given.network is None:
-      network = make_network(config.model.to_dict(), num_classes, seed=config.seed)
+      network = make_network(config.model.to_dict(), num_classes, seed=config.seed, whole=not task.has_classes)
     else:
-      network = as_network(given.network, num_classes)
-    x = jnp.zeros((1, *task.source["x"].shape[1:]), jnp.float32)
+      network = as_network(given.network, num_classes if task.has_classes else None)
+    x = task.source_normalization.apply(jnp.zeros((1, *task.source["x"].shape[1:]), task.source["x"].dtype))
     params, model_state = network.init(jax.random.key(config.seed), x)
     if given.params is not None:
       start = load_params(given.params) if isinstance(given.params, (str, os.PathLike)) else given.params
@@ -115,6 +118,7 @@ class Experiment:
       sharding.AXIS,
       given.optimizer,
       self._preparations,
+      task_fit.loss_of(config, task, given),
     )
 
   def _careful(self, step):
@@ -197,7 +201,7 @@ class Experiment:
     return {name: np.unique(index[faulty]).tolist() for name, (index, faulty) in pairs}
 
   def evaluate(self, state: TrainState) -> dict[str, float]:
-    """Returns accuracy and loss on validation (if there is one) and test, and what `alpha` shows by now."""
+    """Returns loss and, of classes, accuracy on validation and test, where given, and what `alpha` shows by now."""
     record: dict[str, float] = {}
     params = jax.device_put(state.params, self._replicated)
     for name, data in self._data.items():
@@ -214,9 +218,8 @@ class Experiment:
 
   def alpha_statistics(self, alpha: np.ndarray) -> dict[str, float]:
     """Returns how well `alpha` tells wrong labels from right ones; {} where that is not known or not learned."""
-    if not self.method.uses_alpha or "true_label" not in self.task.source:
-      return {}
-    return source_weights.detection(alpha, self.task.source["label"] != self.task.source["true_label"])
+    wrong = self.task.wrong if self.method.uses_alpha else None
+    return {} if wrong is None else source_weights.detection(alpha, wrong)
 
   def _source_position(self, step):
     """Returns how many batches of the source the phase that read them last has had at a step; each starts anew."""
@@ -291,11 +294,3 @@ class Experiment:
       return jax.lax.scan(one, state, batches)
 
     return jax.jit(several, donate_argnums=0)
-
-
-def _check_fit(config, task):
-  if task.shared_classes != config.data.shared_classes:
-    raise ValueError(
-      f"config.data.shared_classes={config.data.shared_classes} but task.shared_classes={task.shared_classes}: "
-      "give the config the task's"
-    )

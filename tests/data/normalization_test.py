@@ -65,7 +65,17 @@ EXPECTED = {
 FIXED = dict(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 
 
-@pytest.mark.parametrize("kind", normalization.NORMALIZATIONS)
+def test_every_kind_has_its_test():
+  assert {*EXPECTED, "as_stored"} == set(normalization.NORMALIZATIONS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
+def test_as_stored_is_no_change(dtype):
+  x = IMAGES.astype(dtype)
+  assert normalization.fit_normalization("as_stored", x).apply(x) is x
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
 @pytest.mark.parametrize("xp", [np, jnp])
 def test_normalization_against_numpy(kind, xp):
   fixed = FIXED if kind == "fixed" else {}

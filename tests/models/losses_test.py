@@ -1,11 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
 
 from soseleto_jax import models
+from soseleto_jax.models import losses as loss_functions
 from soseleto_jax.models.losses import classification_loss, margin, predict_fn
 from tests import problems
 
@@ -131,3 +133,41 @@ def test_a_network_of_any_kind():
   predicted = predict_fn(network, head="target")(params, new_state, batch["x"])
   assert predicted.shape == (6, 2)
   problems.assert_close(predicted, network.apply(params, new_state, batch["x"], head="target")[0])
+
+
+def test_squared_error():
+  rng = np.random.default_rng(0)
+  outputs, label = rng.normal(size=(5, 3, 2)).astype(np.float32), rng.normal(size=(5, 3, 2)).astype(np.float32)
+  losses = loss_functions.squared_error(outputs, label)
+  assert losses.shape == (5,) and losses.dtype == jnp.float32
+  np.testing.assert_allclose(losses, ((outputs - label) ** 2).mean((1, 2)), rtol=1e-5)
+  np.testing.assert_allclose(loss_functions.squared_error(outputs[:, 0, :1], label[:, 0, 0]),
+                             (outputs[:, 0, 0] - label[:, 0, 0]) ** 2, rtol=1e-5)  # fmt: skip
+  with pytest.raises(ValueError, match=r"outputs of shape \(5, 3\) for labels of shape \(5,\)"):
+    loss_functions.squared_error(outputs[:, :, 0], label[:, 0, 0])
+
+
+def test_sequence_cross_entropy():
+  logits = np.random.default_rng(0).normal(size=(3, 4, 6)).astype(np.float32)
+  label = np.int32([[0, 1, 2, 3], [5, -1, 4, -1], [-1, -1, -1, -1]])
+  losses, gradient = jax.jacrev(lambda x: (loss_functions.sequence_cross_entropy(x, label),) * 2, has_aux=True)(
+    jnp.asarray(logits)
+  )[::-1]
+  rows = zip(logits, label, strict=True)
+  expected = [_cross_entropy(row[y >= 0], y[y >= 0]).mean() if (y >= 0).any() else 0 for row, y in rows]
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  assert losses.dtype == jnp.float32 and np.isfinite(gradient).all()
+  assert not gradient[:, label < 0].any()
+  with pytest.raises(ValueError, match=r"outputs of shape \(3, 6\)"):
+    loss_functions.sequence_cross_entropy(logits[:, 0], label)
+
+
+def test_a_loss_by_its_name():
+  assert loss_functions.find_loss("squared_error") is loss_functions.squared_error
+  assert loss_functions.find_loss("optax:l2_loss") is optax.l2_loss
+  with pytest.raises(ValueError, match="config.loss='squared_eror': choose .*did you mean 'squared_error'"):
+    loss_functions.find_loss("squared_eror")
+  with pytest.raises(ValueError, match="config.loss='optax:l3_los': optax has no"):
+    loss_functions.find_loss("optax:l3_los")
+  with pytest.raises(ValueError, match="name a function"):
+    loss_functions.find_loss("optax:__version__")

@@ -199,7 +199,7 @@ def test_with_arrays_of_another_network():
   # As many arrays, under other names.
   block = params["representation"]["blocks"][0]
   wrong = {**params, "representation": {**params["representation"], "blocks": {0: block, 2: block}}}
-  with pytest.raises(ValueError, match=r"params\['representation'\] has not the arrays"):
+  with pytest.raises(ValueError, match=r"params has not the arrays"):
     network.apply(wrong, state, X)
 
 
@@ -216,3 +216,27 @@ def test_bfloat16_features_give_float32_logits():
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
   assert network.features(params, state, X)[0].dtype == jnp.bfloat16
   assert network.apply(params, state, X)[0].dtype == jnp.float32
+
+
+def test_a_whole_module_gives_the_loss_what_it_returns():
+  """Parameters and state have its own paths, and the state changes in training alone."""
+
+  class Sequences(nnx.Module):
+    def __init__(self, *, rngs):
+      self.linear, self.norm = nnx.Linear(2, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+
+    def __call__(self, x, *, head):
+      return (self.norm(self.linear(x)) * (2 if head == "source" else 1)).astype(jnp.bfloat16)
+
+  network = as_network(Sequences(rngs=nnx.Rngs(0)))
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 2)), jnp.float32)
+  params, state = network.init(KEY, x)
+  assert set(params) == {"linear", "norm"} and set(state) == {"norm"}
+  outputs, new_state = network.apply(params, state, x, head="target", train=True, rng=KEY)
+  assert outputs.shape == (3, 5, 4) and outputs.dtype == jnp.float32
+  assert np.abs(new_state["norm"]["mean"]).max() > 0 and not np.any(state["norm"]["mean"])
+  twice, same = network.apply(params, state, x, head="source")
+  assert same is state
+  problems.assert_close(twice, 2 * network.apply(params, state, x, head="target")[0])
+  with pytest.raises(ValueError, match="needs the features of a network"):
+    network.features(params, state, x)

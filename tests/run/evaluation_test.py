@@ -7,6 +7,7 @@ import pytest
 
 from soseleto_jax.core import sharding
 from soseleto_jax.data.normalization import Normalization
+from soseleto_jax.models.losses import squared_error
 from soseleto_jax.run.evaluation import Evaluator
 
 FEATURES, CLASSES = 5, 3
@@ -87,3 +88,15 @@ def test_a_loss_that_is_not_finite_is_shown_as_such():
   examples["x"][4] = np.nan
   result = evaluate(evaluator_of(4), examples)
   assert np.isnan(result["loss"]) and 0 <= result["accuracy"] <= 1
+
+
+def test_labels_that_are_no_classes():
+  """There is no accuracy, and the loss is the one that was given."""
+  examples = make_set(11)
+  examples["label"] = np.random.default_rng(3).normal(size=(11, CLASSES)).astype(np.float32)
+  mesh = sharding.make_mesh(jax.devices()[:3])
+  evaluator = Evaluator(predict, NORMALIZATION, 4, mesh, loss=squared_error, has_classes=False)
+  outputs = (examples["x"] - NORMALIZATION.mean) / NORMALIZATION.std @ PARAMS["w"]
+  result = evaluate(evaluator, examples)
+  assert result.keys() == {"loss"}
+  np.testing.assert_allclose(result["loss"], np.mean((outputs - examples["label"]) ** 2), rtol=1e-5)
