@@ -10,27 +10,26 @@ import pathlib
 import signal
 import sys
 import threading
-import traceback
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from soseleto_jax.core.suggest import did_you_mean
+from soseleto_jax import config_file
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL
 _SECONDS_TO_END = 5  # of a process whose run has failed, where there are several
 
-_PACKAGE = pathlib.Path(__file__).resolve().parent
-_CONFIGS = next((d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir()), _PACKAGE)
-
 # New fields are taken in, since some blocks of the config are open; the check before a run refuses them in the others.
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  help_string="FILE or FILE:argument=value,... of your own, or of the package (default: configs/digits_noise.py).",
-  lock_config=False,
-  accept_new_attributes=True,
-)
+try:
+  _CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    help_string="FILE or FILE:argument=value,... of your own, or of the package (default: configs/digits_noise.py).",
+    lock_config=False,
+    accept_new_attributes=True,
+  )
+except flags.Error as error:  # a file of flags that cannot be read is met here
+  raise SystemExit(f"error: {error}") from None
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder (default: runs/ and the name of the config's file).")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where several train together.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
@@ -51,58 +50,45 @@ def parse_flags(argv: list[str]) -> list[str]:
   """Parses the command line, and returns what is no option; a mistake in it is an error of one line."""
   name, *arguments = argv
   words = {argument.split("=")[0].lstrip("-") for argument in arguments if argument.startswith("-")}
-  if "config" in words:
-    arguments = _with_found_config(arguments)
-  elif not words & {"help", "helpshort", "helpfull", "helpxml", "?"}:  # a default would be read on import
-    arguments = [f"--config={_CONFIGS / 'digits_noise.py'}", *arguments]
+  if not words & {"config", "help", "helpshort", "helpfull", "helpxml", "?"}:  # a default would be read on import
+    arguments = [f"--config={config_file.CONFIGS / 'digits_noise.py'}", *arguments]
+  value = ""
   try:
-    return app.parse_flags_with_usage([name, *arguments])
-  except (AttributeError, KeyError) as error:
-    if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
-      raise  # a mistake in the config's file
-    what = error.args[0]
-    while isinstance(what, Exception):
-      what = what.args[0]
-    raise SystemExit(f"error: unknown field of --config: {': '.join(what.splitlines())}") from None
+    if "config" in words:
+      arguments, value = _with_found_config(arguments)
+    return flags.FLAGS([name, *arguments])
+  except Exception as error:  # of the file, too, which is the user's
+    what = config_file.mistake(value, error, flags.FLAGS["config"].value if value else None)
+    raise SystemExit(f"error: {what}") from None
 
 
 def _with_found_config(arguments):
-  """Returns the arguments with the path of the config's file in place of one that is the package's."""
+  """Returns the arguments with the path of the config's file in place of one that is the package's, and the file."""
   arguments = list(arguments)
   place = next(i for i, argument in enumerate(arguments) if argument.split("=")[0] in ("--config", "-config"))
   option, equals, value = arguments[place].partition("=")
   if equals:
-    arguments[place] = f"{option}={_find_config(value)}"
+    arguments[place] = f"{option}={(found := config_file.find(value))}"
   elif place + 1 < len(arguments):
-    arguments[place + 1] = _find_config(arguments[place + 1])
-  return arguments
-
-
-def _find_config(value):
-  file, colon, argument = value.partition(":")
-  path = pathlib.Path(file)
-  if not path.exists():
-    if path.parts[:-1] not in ((), ("configs",)) or not (_CONFIGS / path.name).is_file():
-      known = sorted(f"configs/{own.name}" for own in _CONFIGS.glob("[!_]*.py"))
-      raise SystemExit(
-        f"error: --config={file}: there is no such file, nor has the package one of this name; it has "
-        f"{', '.join(known)}{did_you_mean(file, known)}"
-      )
-    path = _CONFIGS / path.name
-  return f"{path}{colon}{argument}"
+    arguments[place + 1] = found = config_file.find(arguments[place + 1])
+  else:
+    raise ValueError("--config names no file")
+  return arguments, found
 
 
 def main(argv: list[str]) -> None:
   """Runs the experiment and prints what came of it."""
   if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments {argv[1:]}: options start with --")
+    raise SystemExit(f"error: unknown arguments {argv[1:]}: options start with --")
   from soseleto_jax import train  # which takes seconds, that --help and a misspelt option need not
-  from soseleto_jax.run import processes, progress, signals
+  from soseleto_jax.run import processes, signals
 
   if flags.FLAGS.verbosity <= absl_logging.INFO:  # the libraries' own account of every save
     absl_logging.set_verbosity(absl_logging.WARNING)
-  config_file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
-  workdir = _WORKDIR.value or pathlib.Path("runs") / config_file.stem
+  file = config_flags.get_config_filename(flags.FLAGS["config"])
+  workdir = _WORKDIR.value or pathlib.Path("runs") / pathlib.Path(file.split(":")[0]).stem
+  if not isinstance(_CONFIG.value, ConfigDict):
+    raise SystemExit(f"error: {config_file.not_a_config(file, _CONFIG.value)}")
   try:
     processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _PEER_TIMEOUT.value)
     logging.getLogger("soseleto_jax").setLevel(logging.INFO if processes.is_main() else logging.WARNING)
@@ -113,10 +99,23 @@ def main(argv: list[str]) -> None:
   except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
     raise SystemExit(f"error: {processes.describe(error)}") from error
   if processes.is_main():
-    print(progress.summary_table(result.summary))
-    if result.listed is not None:
-      print(f"\nmost suspect of the source:\n{progress.suspects_table(result.listed)}\n\nall: {result.list_file}")
-    print(f"report: {result.report}")
+    _print_results(result)
+
+
+def _print_results(result):
+  from soseleto_jax.run import progress
+
+  text = progress.summary_table(result.summary)
+  if result.listed is not None:
+    text += f"\n\nmost suspect of the source:\n{progress.suspects_table(result.listed)}\n\nall: {result.list_file}"
+  try:
+    print(f"{text}\nreport: {result.report}", flush=True)
+  except OSError as error:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail again, at its end
+    raise SystemExit(
+      f"error: the run ended, and its folder {result.report.parent} is whole, but the results could not be printed: "
+      f"{error.strerror}"
+    ) from None
 
 
 def _config():
