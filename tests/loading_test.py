@@ -198,10 +198,18 @@ def test_inputs_of_any_kind(finished):
   assert result.predict(x[:0]).shape == (0,) and result.predict_proba(x[:0]).shape == (0, runs.CLASSES)
 
 
+def test_other_units_are_warned_of(finished, caplog):
+  x = finished[1].test["x"]
+  finished[0].predict(2 * x)
+  assert not caplog.records
+  finished[0].predict(255 * x)
+  assert "give it in the same units" in caplog.text
+
+
 def test_bytes_are_not_fractions(finished):
   """Images of bytes, given as fractions, would all look black."""
   side = dataclasses.replace(finished[0].predictor.interface, dtype="uint8")
-  predictor = Predictor(side, lambda params, model_state, x: x, None, None)
+  predictor = Predictor(side, lambda params, model_state, x: x[:, : runs.CLASSES], None, None)
   assert predictor.labels(np.full((1, 5), 3, np.uint8)).shape == (1,)
   with pytest.raises(ValueError, match=r"x reaches from 0.5 to 0.5, .* 255 \* x"):
     predictor.labels(np.full((1, 5), 0.5))

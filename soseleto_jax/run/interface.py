@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from soseleto_jax import storage
+from soseleto_jax.data import lazy
 from soseleto_jax.data.normalization import Normalization
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import Method, PredictOfNetwork
@@ -29,6 +30,7 @@ class Interface:
     name: of the task.
     shape: of one input as it is stored, `[H, W, C]` or `[D]`.
     dtype: of inputs as they are stored, "uint8" or "float32", or "int32" of tokens.
+    reach: the least and the largest number of the target's inputs.
     normalization: of the target's inputs.
     class_names: of "source" and "target"; None where labels are no classes.
     labels: what the user calls each of the target's classes, strings or numbers; None: 0 to K - 1.
@@ -40,6 +42,7 @@ class Interface:
   name: str
   shape: tuple[int, ...]
   dtype: str
+  reach: tuple[float, float]
   normalization: Normalization
   class_names: Mapping[str, tuple[str, ...]] | None
   labels: tuple[Any, ...] | None
@@ -78,6 +81,7 @@ def interface_of(task: Task, method: Method) -> Interface:
     name=task.name,
     shape=tuple(task.target["x"].shape[1:]),
     dtype=str(task.target["x"].dtype),
+    reach=_reach(task.target["x"]),
     normalization=task.target_normalization,
     class_names={side: task.class_names(side) for side in ("source", "target")} if task.has_classes else None,
     label_shapes={"source": task.source["label"].shape[1:], "target": task.target["label"].shape[1:]},
@@ -85,6 +89,11 @@ def interface_of(task: Task, method: Method) -> Interface:
     shared_classes=task.shared_classes,
     predicts=predicts,
   )
+
+
+def _reach(x):
+  ends = np.array([[part.min(), part.max()] for part in lazy.chunks(x)], np.float64)
+  return float(ends[:, 0].min()), float(ends[:, 1].max())
 
 
 def read(workdir: str | os.PathLike) -> Interface:
@@ -107,6 +116,7 @@ def read(workdir: str | os.PathLike) -> Interface:
   names, shapes = fields["class_names"], fields.get("label_shapes", {"source": (), "target": ()})
   return Interface(**fields | {
     "shape": tuple(fields["shape"]),
+    "reach": tuple(fields["reach"]),
     "normalization": Normalization(**normalization),
     "class_names": None if names is None else {side: tuple(of_side) for side, of_side in names.items()},
     "label_shapes": {side: tuple(shape) for side, shape in shapes.items()},

@@ -17,6 +17,7 @@ from soseleto_jax.run.evaluation import Evaluator
 from soseleto_jax.run.interface import Interface
 
 _LOGGER = logging.getLogger(__name__)
+_MOST_REACHES = 9  # beyond the target's inputs, in units of their range, before a warning asks for their units
 
 
 class Predictor:
@@ -102,4 +103,10 @@ class Predictor:
           f"x reaches from {x.min():.3g} to {x.max():.3g}, and the network was trained on bytes from 0 to 255: give "
           "images as they are stored, or 255 * x"
         )
+    (low, high), most = self.interface.reach, _MOST_REACHES
+    if x.max() - high > most * (high - low) or low - x.min() > most * (high - low):
+      _LOGGER.warning(
+        "x reaches from %.3g to %.3g, and what the network was trained on from %.3g to %.3g: give it in the same units",
+        x.min(), x.max(), low, high,
+      )  # fmt: skip
     return x
