@@ -26,6 +26,7 @@ __version__ = "0.2.0"
 
 # What is loaded when it is first asked for, since it needs more than JAX.
 _LAZY = {
+  "fit": "soseleto_jax.fit",
   "load": "soseleto_jax.loading",
   "models": "soseleto_jax.models",
   "train_and_evaluate": "soseleto_jax.train",
@@ -40,6 +41,7 @@ __all__ = [
   "add_agreement",
   "burn_in",
   "center_by_class",
+  "fit",
   "gradient_alignment",
   "init_train_state",
   "load",

@@ -80,6 +80,7 @@ def default_config() -> ConfigDict:
       shard_params=False,  # parameters and optimizer state split over the devices, for a network too large for one
       on_nonfinite="stop",  # ON_NONFINITE: what to do about a loss or gradient that is not finite
       steps_per_call=0,  # 0: 1 on CPU, 20 on GPU and TPU
+      init_from="",  # the folder of another run, from whose network and weights this one starts
       user={},  # whatever a method, network or evaluator of your own wants to find here
     )
   )
@@ -188,17 +189,25 @@ def upgraded(fields: Mapping) -> dict[str, Any]:
   return today
 
 
-def changed_fields(old: Mapping, new: Mapping) -> list[str]:
+def changed_fields(old: Mapping, new: Mapping, *, one_phase: bool = False) -> list[str]:
   """Names the fields, with both values, in which a resumed run would compute something else.
 
   A config that is older than a field has its default, and fields may have the names of before.
+
+  Args:
+    old: the fields that a run was started with.
+    new: what it would go on with.
+    one_phase: whether its method has one phase alone. `num_epochs` may then grow, unless the learning rate follows it.
   """
   old, new = (_flat(upgraded(default_config().to_dict())) | _flat(upgraded(fields)) for fields in (old, new))
-  return [
-    f"{field} (was {old.get(field)!r}, now {new.get(field)!r})"
-    for field in sorted(old.keys() | new.keys())
-    if field not in _FREE_ON_RESUME and old.get(field) != new.get(field)
-  ]
+  changed = {field for field in old.keys() | new.keys() if old.get(field) != new.get(field)} - {*_FREE_ON_RESUME}
+  epochs: list[Any] = [fields.get("num_epochs") for fields in (old, new)]
+  more = all(isinstance(count, int) for count in epochs) and epochs[0] < epochs[1]
+  follows = new.get("optimizer.schedule") == "cosine"
+  if more and one_phase and not follows:
+    changed.discard("num_epochs")
+  why = {"num_epochs": "; it may not grow where optimizer.schedule='cosine'"} if more and follows else {}
+  return [f"{f} (was {old.get(f)!r}, now {new.get(f)!r}{why.get(f, '')})" for f in sorted(changed)]
 
 
 def _flat(tree, prefix=""):

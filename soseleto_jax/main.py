@@ -52,6 +52,7 @@ def parse_flags(argv: list[str]) -> list[str]:
   words = {argument.split("=")[0].lstrip("-") for argument in arguments if argument.startswith("-")}
   if not words & {"config", "help", "helpshort", "helpfull", "helpxml", "?"}:  # a default would be read on import
     arguments = [f"--config={config_file.CONFIGS / 'digits_noise.py'}", *arguments]
+  logging.getLogger("soseleto_jax").setLevel(logging.INFO)  # for what a config's file chooses
   value = ""
   try:
     if "config" in words:

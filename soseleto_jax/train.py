@@ -86,6 +86,10 @@ def train_and_evaluate(
   """
   given = Given(network, params, augment, optimizer, method, loss, evaluators)
   validate(config, method)
+  if config.init_from and params is not None:
+    raise ValueError(
+      f"config.init_from={config.init_from!r} and params are both what the network starts from; give one"
+    )
   workdir = storage.as_path(workdir)
   with on_signals(raise_preempted, *PREEMPTION), storage.os_errors(workdir), _claimed(workdir) as hold:
     task_given = task is not None
@@ -103,7 +107,8 @@ def train_and_evaluate(
     with failed_writes(lambda: checkpoints.latest_step):
       with checkpoints:
         before = (checkpoints.newest_loop() or {}).get("identity", {})
-        _write_config(workdir / "config.json", known["config"], before.get("config"), checkpoints)
+        one_phase = len(experiment.method.phases) == 1
+        _write_config(workdir / "config.json", known["config"], before.get("config"), checkpoints, one_phase)
         if processes.is_main():
           interface_of(task, experiment.method).write(workdir)
         start: dict[str, Any] = {}
@@ -123,8 +128,10 @@ def train_and_evaluate(
 
 def _resume(experiment, window, checkpoints, workdir):
   """Returns the state and window that the run starts with: those of a checkpoint if there is one, else `window`."""
-  state, step = experiment.place(experiment.initial_state()), 0
-  if checkpoints.latest_step is not None:
+  step = 0
+  if checkpoints.latest_step is None:
+    state = experiment.place(experiment.first_state())
+  else:
     state, saved = checkpoints.restore(experiment.state_like)
     step = int(state.step)
     if saved["task"] != window.task:
@@ -162,7 +169,7 @@ def _records_of_older_version(workdir, window, step, num_steps):
   return records
 
 
-def _write_config(path, fields, before, checkpoints):
+def _write_config(path, fields, before, checkpoints, one_phase):
   """Writes config.json; refuses where the folder's checkpoints come from a config that computes something else.
 
   What a caller gave in place of what the config names stands there by name, under "given".
@@ -172,12 +179,13 @@ def _write_config(path, fields, before, checkpoints):
     fields: what to write.
     before: the fields that the newest checkpoint was saved with; None where it has none.
     checkpoints: of the run.
+    one_phase: whether the method has one phase alone.
   """
   if checkpoints.latest_step is not None:
     if before is None:
       before = _read_config(path)
       before["method_options"] = fields["method_options"] | before.get("method_options", {})
-    if changed := changed_fields(before, fields):
+    if changed := changed_fields(before, fields, one_phase=one_phase):
       raise ValueError(
         f"{path.parent} holds a run with another config: {'; '.join(changed)}. "
         "Choose another --workdir, or the old values"

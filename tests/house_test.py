@@ -26,7 +26,9 @@ ARROWS = {
   "main": {"config_file", "core", "run", "train"},
   "predict": {"data", "loading", "run", "storage"},
   "__init__": {"core"},
-  "configs": {"config"},
+  "choices": {"config", "data"},
+  "fit": {"choices", "config", "data", "models", "run", "train"},
+  "configs": {"choices", "config"},
 }
 CORE_NEEDS = {"jax", "numpy", "optax", PACKAGE}
 MODULES = sorted((ROOT / PACKAGE).rglob("*.py")) + sorted((ROOT / "configs").glob("*.py"))

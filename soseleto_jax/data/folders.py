@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from soseleto_jax.data import labels, lazy
-from soseleto_jax.data.images import Images, Look, Unreadable
+from soseleto_jax.data.images import Images, Look, Unreadable, formats
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -245,15 +245,13 @@ def _without(unreadable, root, on_unreadable):
   return {f"unreadable ({', '.join(names)}{', ...' if more > 0 else ''})": len(reasons)}
 
 
-def smallest_side(root: pathlib.Path, names: list[str], most: int = 200) -> int:
+def shorter_side(root: pathlib.Path, names: list[str], most: int = 200) -> int:
   """Returns the median of the shorter sides of a folder's images, in pixels, by the heads of some of them.
 
   Raises:
     ValueError: none can be read.
   """
   from PIL import Image
-
-  from soseleto_jax.data.images import formats
 
   sides = []
   for row in np.unique(np.linspace(0, len(names) - 1, min(most, len(names)), dtype=int)):

@@ -109,7 +109,7 @@ class Subset:
       if (self.dataset, self.split) == (other.dataset, other.split):
         dropped |= np.isin(self.examples["row"], other.examples["row"])
       elif self.dataset != other.dataset or _is_slice(self.split) or _is_slice(other.split):
-        dropped |= _same_images(self.examples["x"], other.examples["x"])
+        dropped |= same_images(self.examples["x"], other.examples["x"])
     return self.leave_out(dropped, "also in the target, validation or test set")
 
 
@@ -173,7 +173,7 @@ def _is_slice(split: str) -> bool:
   return not split.isidentifier()
 
 
-def _same_images(x: Any, others: Any) -> np.ndarray:
+def same_images(x: Any, others: Any) -> np.ndarray:
   """Which images of x also occur, bit for bit, in others: bool `[N]`."""
   if x.shape[1:] != others.shape[1:]:
     return np.zeros(len(x), bool)

@@ -134,6 +134,11 @@ def as_network(model: Any, num_classes: NumClasses | None = None) -> Network:
   )
 
 
+def is_whole(model: Any) -> bool:
+  """Whether a network brings classifiers of its own; Flax modules get ours."""
+  return not isinstance(model, (nn.Module, nnx.Module))
+
+
 def with_heads(representation: nn.Module, num_classes: NumClasses) -> HeadedNetwork:
   """Puts classifiers on a Linen representation, initialised as it says, by LeCun's normal where it says nothing."""
   kernel_init, bias_init = head_inits(representation)

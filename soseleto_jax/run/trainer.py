@@ -32,6 +32,7 @@ from soseleto_jax.report import source_weights
 from soseleto_jax.run import task_fit
 from soseleto_jax.run.evaluation import Evaluator
 from soseleto_jax.run.given import Given
+from soseleto_jax.run.init_from import start_from as start_from_run
 
 _LOGGER = logging.getLogger(__name__)
 _AUGMENTATION = 2**31  # keeps the keys of augmentation apart from those of the step
@@ -131,7 +132,7 @@ class Experiment:
     return nonfinite.skip_nonfinite(step)
 
   def initial_state(self) -> TrainState:
-    """Returns the state at step 0, on one device."""
+    """Returns the state at step 0, on one device; see also `first_state`."""
     return init_train_state(
       self.method.init(self.setup.params),
       self.method.phases[0].step.optimizer,
@@ -140,6 +141,13 @@ class Experiment:
       model_state=self.setup.model_state,
       seed=self.config.seed,
     )
+
+  def first_state(self) -> TrainState:
+    """Returns the state that a run starts with: `initial_state`, or what `config.init_from` holds."""
+    state = self.initial_state()
+    if not self.config.init_from:
+      return state
+    return start_from_run(self.config.init_from, state, self.method.phases[0].step.optimizer, self.task.num_source)
 
   def place(self, state: TrainState) -> TrainState:
     """Puts a state on the mesh, `alpha` split over its devices."""

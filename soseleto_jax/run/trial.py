@@ -29,7 +29,8 @@ _LEAST = 0.1  # of burn-in, in which a weight of 0 would learn nothing of the so
 
 def is_wanted(config: ConfigDict, given: Given) -> bool:
   """Whether the run's `alpha` is to start from a trial."""
-  return config.method == "soseleto" and given.method is None and config.alpha.trial_epochs > 0
+  own = given.method is None and not config.init_from
+  return config.method == "soseleto" and own and config.alpha.trial_epochs > 0
 
 
 def with_start(

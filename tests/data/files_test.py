@@ -120,7 +120,7 @@ def test_source_and_target_of_one_folder(tmp_path, monkeypatch, feed, path):
   write_images(tmp_path / "train", 5, 0)
   write_images(tmp_path / "test", 1, 1)
   if not path:
-    monkeypatch.setattr(selection, "_same_images", lambda *_: pytest.fail("compared"))
+    monkeypatch.setattr(selection, "same_images", lambda *_: pytest.fail("compared"))
   config = config_of("folder", tmp_path, f"{tmp_path}{path}", feed)
   config.source.update(noise="symmetric", noise_rate=0.5)
   found = get_task(config, 0)
