@@ -26,7 +26,7 @@ __version__ = "0.2.0"
 
 # What is loaded when it is first asked for, since it needs more than JAX.
 _LAZY = {
-  "fit": "soseleto_jax.fit",
+  "fit": "soseleto_jax.fitting",
   "load": "soseleto_jax.loading",
   "models": "soseleto_jax.models",
   "train_and_evaluate": "soseleto_jax.train",

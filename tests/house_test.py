@@ -27,7 +27,7 @@ ARROWS = {
   "predict": {"data", "loading", "run", "storage"},
   "__init__": {"core"},
   "choices": {"config", "data"},
-  "fit": {"choices", "config", "data", "models", "run", "train"},
+  "fitting": {"choices", "config", "data", "models", "run", "train"},
   "configs": {"choices", "config"},
 }
 CORE_NEEDS = {"jax", "numpy", "optax", PACKAGE}
