@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from soseleto_jax import config_values
 from soseleto_jax.core.contraction import CONTRACTIONS
 from soseleto_jax.core.suggest import did_you_mean
 from soseleto_jax.data.get_task import data_config
@@ -124,6 +125,7 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
     method: one that takes the place of `config.method`, whose options are then its own.
   """
   _check_fields(config)
+  config_values.check(_flat(config.to_dict()))
   check_options(config.method, method or find_method(config.method), config.method_options)
   _choice("alpha.target_loss", config.alpha.target_loss, TARGET_LOSSES)
   _choice("alpha.direction", config.alpha.direction, DIRECTIONS)
@@ -157,6 +159,13 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
   _check("alpha.lookahead", lookahead, lookahead is None or lookahead >= 0, "give a number above 0, or none")
   rate = config.optimizer.learning_rate
   _check("optimizer.learning_rate", rate, rate > 0, "give a number above 0")
+  drops, schedule = config.optimizer.drop_epochs, config.optimizer.schedule
+  if schedule == "steps":
+    _check("optimizer.drop_epochs", drops, drops and min(drops) > 0, "give epochs above 0, after which the rate drops")
+  else:
+    _check(
+      "optimizer.drop_epochs", drops, not drops, f"schedule={schedule!r} has no drops; take 'steps', or leave it ()"
+    )
   _check("optimizer.momentum", config.optimizer.momentum, 0 <= config.optimizer.momentum < 1, "give [0, 1)")
   _check("optimizer.weight_decay", config.optimizer.weight_decay, config.optimizer.weight_decay >= 0, "give 0 or more")
   _check(
@@ -186,6 +195,9 @@ def upgraded(fields: Mapping) -> dict[str, Any]:
     alpha["transforms"] = ["scale_by_std" if name == "standardize" else name for name in alpha["transforms"]]
   if alpha.get("contraction") == "jvp":  # what "auto" takes wherever it can be taken
     alpha["contraction"] = "auto"
+  optimizer = today.get("optimizer", {})
+  if optimizer.get("schedule") != "steps":
+    optimizer.pop("drop_epochs", None)  # which has no meaning then, and was not refused
   return today
 
 

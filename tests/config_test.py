@@ -35,7 +35,7 @@ def test_methods(method, shared):
   "field, values",
   [
     ("optimizer.name", OPTIMIZERS),
-    ("optimizer.schedule", SCHEDULES),
+    ("optimizer.schedule", [name for name in SCHEDULES if name != "steps"]),
     ("alpha.contraction", ("auto", "jvp", "vjp", "vmap_grad")),
     ("alpha.target_loss", ("cross_entropy", "margin")),
     ("alpha.direction", ("gradient", "orthogonal")),
@@ -45,7 +45,8 @@ def test_methods(method, shared):
     ("optimizer.momentum", (0.0, 0.99)),
     ("seed", (0, 2**32 - 1)),
     ("steps_per_call", (0, 1, 100)),
-    ("eval_every_epochs", (0.01, 1e6)),
+    ("eval_every_epochs", (0.01, 1e6, float("inf"))),
+    ("checkpoint_every_epochs", (float("inf"),)),
     ("finetune_epochs", (0.5,)),
   ],
 )
@@ -54,7 +55,24 @@ def test_values_at_the_edge(field, values):
     validate(config_with(**{field: value}))
 
 
+NOT_FINITE = [
+  "target_weight", "finetune_epochs", "finetune_learning_rate", "optimizer.learning_rate", "optimizer.momentum",
+  "optimizer.weight_decay", "alpha.init", "alpha.step_size", "alpha.burn_in_epochs", "alpha.burn_in_weight",
+  "alpha.gain", "alpha.lookahead", "data.source.noise_rate",
+]  # fmt: skip
+
 BAD = [
+  *((field, value, "give a finite number") for field in NOT_FINITE for value in (float("inf"), float("nan"), 1e39)),
+  ("eval_every_epochs", float("nan"), "give a finite number"),
+  ("checkpoint_every_epochs", -float("inf"), "give a finite number"),
+  ("num_epochs", 2**31, "give at most 2147483647"),
+  ("eval_batch_size", 10**12, "give at most 16777216"),
+  ("name", "caf\udce9", "no UTF-8 text"),
+  ("model.name", "m\0p", "zero byte"),
+  ("optimizer.drop_epochs", (3,), "schedule='constant' has no drops; take 'steps', or leave it ()"),
+  ("optimizer.drop_epochs", ("3",), "give epochs, such as (20, 30)"),
+  ("optimizer.drop_epochs", (float("nan"),), "give a finite number"),
+  ("alpha.params", (3,), "give names of layers"),
   ("method", "sosoleto", "choose one of soseleto, source_only, target_only, finetune, joint, noise_layer"),
   ("method", "sosoleto", "did you mean 'soseleto'?"),
   ("method", "no.such.module:make_method", "No module named 'no'"),
@@ -80,7 +98,6 @@ BAD = [
   ("seed", 2**32, "from 0 to 2**32 - 1"),
   ("alpha.init", 1.5, "weights lie in [0, 1]"),
   ("alpha.init", -0.1, "weights lie in [0, 1]"),
-  ("alpha.init", float("nan"), "weights lie in [0, 1]"),
   ("alpha.step_size", -0.1, "give 0 or more"),
   ("alpha.lookahead", -0.1, "give a number above 0, or none"),
   ("alpha.burn_in_epochs", -1.0, "give 0 or more"),
@@ -88,7 +105,6 @@ BAD = [
   ("alpha.gain", 0.0, "give a number above 0"),
   ("alpha.burn_in_epochs", 20.0, "less than num_epochs (20)"),
   ("optimizer.learning_rate", 0.0, "above 0"),
-  ("optimizer.learning_rate", float("nan"), "above 0"),
   ("optimizer.momentum", 1.0, "[0, 1)"),
   ("optimizer.weight_decay", -1e-4, "give 0 or more"),
 ]
@@ -102,6 +118,14 @@ def test_bad_values(field, value, cure):
   start, found = str(raised.value).split(": ", 1)
   assert start == f"config.{field}={value!r}"
   assert cure in found
+
+
+def test_steps_need_the_epochs_of_their_drops():
+  for drops in ((), (0,), (-1.0, 3)):
+    fields = {"optimizer.schedule": "steps", "optimizer.drop_epochs": drops}
+    with pytest.raises(ValueError, match=r"config.optimizer.drop_epochs=\(.*\): give epochs above 0"):
+      validate(config_with(**fields))
+  validate(config_with(**fields | {"optimizer.drop_epochs": (0.5, 3)}))
 
 
 def test_one_bad_transform_of_several():
@@ -287,4 +311,8 @@ def test_only_these_fields_are_free():
     block[last] = "something else"
     if not changed_fields(config, other):
       free.append(field)
-  assert sorted(free) == sorted(FREE)
+  assert sorted(free) == sorted(
+    [*FREE, "optimizer.drop_epochs"]
+  )  # which a constant rate ignored, before it was refused
+  config["optimizer"] |= {"schedule": "steps", "drop_epochs": [1]}
+  assert changed_fields(config, config | {"optimizer": config["optimizer"] | {"drop_epochs": [2]}})

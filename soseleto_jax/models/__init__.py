@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -117,4 +118,6 @@ def _float_dtype(dtype):
     result = None
   if result is None or not jnp.issubdtype(result, jnp.floating):
     raise ValueError(f'dtype={dtype!r} is no floating type; use "float32" or "bfloat16"')
+  if jax.dtypes.canonicalize_dtype(result) != result:
+    raise ValueError(f'dtype={dtype!r} needs JAX_ENABLE_X64=1 in the environment; else use "float32" or "bfloat16"')
   return result

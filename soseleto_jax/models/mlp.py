@@ -31,7 +31,8 @@ class MLP(nn.Module):
   dtype: Any = jnp.float32
 
   def __post_init__(self):
-    if not isinstance(self.hidden, tuple) or not self.hidden or min(self.hidden) < 1:
+    sizes = isinstance(self.hidden, tuple) and all(isinstance(size, int) and size >= 1 for size in self.hidden)
+    if not sizes or not self.hidden:
       raise ValueError(f"hidden={self.hidden!r} must be one or more positive sizes, e.g. (64, 64)")
     super().__post_init__()
 

@@ -147,7 +147,8 @@ class _Loop:
     return evaluates or self._step == num_steps, saves
 
   def _every(self, epochs):
-    return max(1, round(epochs * self._experiment.steps_per_epoch))
+    num_steps = self._experiment.num_steps
+    return max(1, round(min(epochs * self._experiment.steps_per_epoch, num_steps)))  # infinity is the end alone
 
   def _read_pending(self):
     """Takes in the metrics of a dispatch, which blocks until it is done."""

@@ -1,8 +1,10 @@
 """Several processes that train together: how they join, agree, hand arrays around, and end."""
 
+import errno
 import functools
 import importlib.util
 import os
+import socket
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -15,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 T = TypeVar("T")
+_NAMES: list[socket.socket] = []
 _TEXT_BYTES = 1024  # of an error that processes tell one another
 
 
@@ -45,10 +48,12 @@ def initialize(
     raise ValueError(f"{shown} without {missing}: give all three, or none where a cluster tells them")
   if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
     raise ValueError(f"{shown}: give processes numbers from 0 to num_processes - 1")
-  if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-    raise ValueError(f"{shown}: give the coordinator as host:port")
+  if num_processes is not None and num_processes < 1:
+    raise ValueError(f"{shown}: give at least one process")
   if num_processes == 1 or not (shown or _in_cluster()):
     return
+  if coordinator is not None:
+    _check_coordinator(shown, coordinator, process_id)
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which the trainer answers
   try:
     jax.distributed.initialize(
@@ -58,6 +63,42 @@ def initialize(
     )
   except ValueError as error:
     raise ValueError(f"{error} Give --coordinator, --num_processes and --process_id") from error
+
+
+def _check_coordinator(shown, coordinator, process_id):
+  """Raises ValueError for an address that JAX would wait minutes for, or die of."""
+  host, _, port = coordinator.rpartition(":")
+  if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
+    raise ValueError(f"{shown}: give the coordinator as host:port, with a port from 1 to 65535")
+  host = host.removeprefix("[").removesuffix("]")
+  try:
+    found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+  except (OSError, UnicodeError) as error:
+    raise ValueError(f"{shown}: the host {host!r} cannot be found: {error}") from error
+  _check_alone(shown, coordinator, process_id)
+  if process_id != 0:
+    return
+  with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just been closed is free
+    try:
+      probe.bind(("", int(port)))
+      probe.listen()
+    except OSError as error:
+      raise ValueError(
+        f"{shown}: port {port} cannot be used: {error.strerror}; is there another run, or another process with "
+        "--process_id=0? Choose another port"
+      ) from error
+
+
+def _check_alone(shown, coordinator, process_id):
+  """Raises ValueError where a process of this machine joined under this number; JAX would abort both."""
+  name = socket.socket(socket.AF_UNIX)
+  try:
+    name.bind(f"\0soseleto_jax {coordinator} {process_id}")
+  except OSError as error:
+    if error.errno == errno.EADDRINUSE:
+      raise ValueError(f"{shown}: another process has --process_id={process_id}; give each its own") from error
+  _NAMES.append(name)  # which lasts as long as this process
 
 
 def _in_cluster() -> bool:

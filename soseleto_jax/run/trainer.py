@@ -71,6 +71,10 @@ class Experiment:
     self.setup = self._make_setup(given, like)
     self.method = make_method(self.setup, given.method)
     self.num_steps = self.method.num_steps
+    if self.num_steps >= 2**31:
+      raise ValueError(
+        f"config.num_epochs={config.num_epochs}: {self.num_steps} steps; give so few that there are 2**31"
+      )
     self._steps = {phase: self._careful(phase.step) for phase in self.method.phases}
 
     self._evaluator = Evaluator(

@@ -222,11 +222,11 @@ def joined(monkeypatch):
 
 
 def test_processes_are_named_by_flags(joined):
-  processes.initialize("host:123", 3, 0, 7)
+  processes.initialize("localhost:20123", 3, 0, 7)
   assert joined == [
       {"jax_enable_preemption_service": False},
       {
-          "coordinator_address": "host:123", "num_processes": 3, "process_id": 0,
+          "coordinator_address": "localhost:20123", "num_processes": 3, "process_id": 0,
           "cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": 7,
       },
   ]  # fmt: skip
@@ -240,12 +240,40 @@ def test_processes_are_named_by_flags(joined):
     (("host:1", 2, 2), "--process_id=2: give processes numbers from 0"),
     (("host:1", 2, -1), "numbers from 0"),
     (("host", 2, 1), "--coordinator=host .*host:port"),
+    (("1234", 2, 1), "--coordinator=1234 .*host:port"),
+    ((":1234", 2, 1), "host:port"),
+    (("localhost:0", 2, 1), "with a port from 1 to 65535"),
+    (("localhost:65536", 2, 1), "with a port from 1 to 65535"),
+    (("localhost:\u0663", 2, 1), "with a port from 1 to 65535"),
+    (("no-such-host.invalid:1234", 2, 1), "the host 'no-such-host.invalid' cannot be found"),
+    (("x" * 300 + ":1234", 2, 1), "cannot be found"),
+    (("localhost:1", 0, 0), "numbers from 0|at least one process"),
   ],
 )
 def test_flags_that_name_no_processes(joined, given, message):
   with pytest.raises(ValueError, match=message):
     processes.initialize(*given)
   assert joined == []
+
+
+def test_a_port_that_is_in_use(joined):
+  """JAX would die of it."""
+  with socket.socket() as other:
+    other.bind(("localhost", 0))
+    other.listen()
+    port = other.getsockname()[1]
+    with pytest.raises(ValueError, match=f"port {port} cannot be used: Address already in use; is there another run"):
+      processes.initialize(f"localhost:{port}", 2, 0)
+    processes.initialize(f"localhost:{port}", 2, 1)  # which it listens for
+  assert len(joined) == 2
+
+
+def test_two_processes_with_one_number(joined):
+  """JAX would abort all."""
+  processes.initialize("localhost:20124", 3, 2)
+  with pytest.raises(ValueError, match="another process has --process_id=2; give each its own"):
+    processes.initialize("localhost:20124", 3, 2)
+  processes.initialize("localhost:20124", 3, 1)
 
 
 SLURM = {"SLURM_STEP_NODELIST": "a,b"}
