@@ -35,6 +35,7 @@ _PANELS: _Panels = {
   ("Loss", "loss per example"): (
     ("source_loss", "source (weighted)", INK, "-"),
     ("target_loss", "target", GREEN, "-"),
+    ("loss", "both, as descended", GREY, ":"),
     ("validation_loss", "validation", PURPLE, "--"),
     ("test_loss", "test", AMBER, "--"),
   ),
@@ -52,6 +53,8 @@ _PANELS: _Panels = {
     ("average_precision", "average precision", PURPLE, "--"),
   ),
 }
+
+_MEAN_WEIGHT = ("Mean weight of the source", "mean α")  # where no truth is known
 
 # What records hold beside these and is not drawn.
 _NOT_DRAWN = frozenset({
@@ -84,7 +87,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     drawn = [(series(records, time_key, key), {"label": name, "color": color, "linestyle": style})
              for key, name, color, style in lines]  # fmt: skip
     if shown := [line for line in drawn if len(line[0][0])]:
-      panels[heading] = shown
+      panels[_MEAN_WEIGHT if [look["label"] for _, look in shown] == ["all"] else heading] = shown
   if not panels:
     return None
   columns = min(2, len(panels))

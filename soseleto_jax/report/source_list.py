@@ -28,7 +28,7 @@ _LOGGER = logging.getLogger(__name__)
 NAME = "source_weights"
 ALPHA_FILE = "alpha.npy"
 MOST_ROWS_OF_CSV = 10_000_000
-_PIECE = 2**17  # rows that are text at a time
+_PIECE, _PIECE_OF_PARQUET = 2**17, 2**20  # rows that are handled at a time
 
 # In the order of the file. "true_label" and "true_value" come last, where they are known; where labels are no classes,
 # "value" stands for all that has to do with them, if a label is one number.
@@ -200,7 +200,7 @@ class SourceList:
       other.unlink()
     return path
 
-  def pieces(self, rows: int = _PIECE) -> Iterator[dict[str, Any]]:
+  def pieces(self, rows: int) -> Iterator[dict[str, Any]]:
     """Yields `columns`, some rows at a time."""
     for start in range(0, len(self), rows):
       yield self.columns(start, start + rows)
@@ -249,7 +249,7 @@ def left_out_line(left_out: Mapping[str, int]) -> str:
 def _write_csv(path, listed):
   with path.open("w", encoding="utf-8", newline="") as file:
     writer = csv.writer(file, lineterminator="\n")
-    for number, columns in enumerate(listed.pieces()):
+    for number, columns in enumerate(listed.pieces(_PIECE)):
       if not number:
         writer.writerow(columns)
       count = len(columns["rank"])
@@ -272,7 +272,7 @@ def _write_parquet(path, listed):
   columns = [name for name in COLUMNS if name in known]
   schema = pa.schema([(name, kinds.get(COLUMNS[name], pa.int64())) for name in columns])
   with pq.ParquetWriter(path, schema) as writer:
-    for piece in listed.pieces(2**20):
+    for piece in listed.pieces(_PIECE_OF_PARQUET):
       count = len(piece["rank"])
       arrays = [_arrow(piece[field.name], field.type, count) for field in schema]
       writer.write_table(pa.Table.from_arrays(arrays, schema=schema))

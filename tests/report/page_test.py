@@ -319,6 +319,8 @@ def test_curves_have_panels_for_what_there_is():
   assert figures.curves([{"step": 1, "epoch": 1, "grad_norm": 3, "auc": None, "name": "x"}]) is None
   assert len(titles(RECORDS)) == 4
   assert titles([{"step": 1, "auc": 0.5}]) == ["1 − α as detector of wrong labels"]
+  assert titles([{"step": 1, "alpha_mean": 0.5, "loss": 1.0}]) == ["Loss", "Mean weight of the source"]
+  assert titles([{"step": 1, "alpha_mean": 0.5, "alpha_wrong": 0.1}]) == ["Weights of right and wrong labels"]
   (axes,) = figures.curves([{"step": 5, "test_loss": 1.0}, {"step": 6, "epoch": 1}]).axes
   assert axes.get_xlabel() == "step"
   assert [line.get_label() for line in axes.get_lines()] == ["test"]

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -87,6 +88,22 @@ def test_the_csv_by_another_reader(tmp_path):
   index = np.array([int(row["index"]) for row in rows])
   np.testing.assert_array_equal(np.float32([float(row["alpha"]) for row in rows]), listed.alpha[index])
   assert [row["file"] for row in rows] == listed.file[index].tolist()
+
+
+@pytest.mark.parametrize("most_rows", [10_000_000, 20])
+def test_the_memory_for_writing_does_not_grow_with_the_list(tmp_path, monkeypatch, most_rows):
+  monkeypatch.setattr(source_list, "MOST_ROWS_OF_CSV", most_rows)
+  monkeypatch.setattr(source_list, "_PIECE", 1000)
+  monkeypatch.setattr(source_list, "_PIECE_OF_PARQUET", 1000)
+  peaks = []
+  for count in (2000, 2000, 20_000):  # the first of which imports
+    listed = make_list(count)
+    assert len(listed.order) == count
+    tracemalloc.start()
+    listed.write(tmp_path)
+    peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+  assert peaks[2] < 1.5 * peaks[1]
 
 
 def test_without_pyarrow_a_long_list_is_csv(tmp_path, monkeypatch, caplog):
