@@ -21,7 +21,7 @@ def get_config(argument=None):
   config.model = dict(name="mlp", hidden=(32,), dtype="float32")
   config.batch_size = config.target_batch_size = 50
   config.num_epochs = 20
-  config.optimizer.learning_rate = 0.02
-  config.alpha.update(step_size=0.05, transforms=("scale_by_std",))
+  config.optimizer.learning_rate = 0.002
+  config.alpha.update(step_size=0.02, transforms=("scale_by_std",))
   config.eval_every_epochs = config.checkpoint_every_epochs = 5.0
   return config

@@ -128,18 +128,25 @@ def paired(
   records: Sequence[Record],
   conditions: Sequence[Mapping[str, Any]],
   names: Sequence[str],
+  metric: str = "test_accuracy",
+  scale: float = 100,
+  digits: int = 1,
 ) -> str:
-  """Returns the table of differences of test accuracy in points, the method `best` minus each other, seed by seed."""
+  """Returns the table of differences of a metric, by default of test accuracy in points, seed by seed.
+
+  They are those of the method `best` minus each other, times `scale`, which is below 0 for a metric that is the better
+  the smaller it is.
+  """
   body = []
   for key, method in methods.items():
     if key == best:
       continue
     body.append([method.title])
     for at in conditions:
-      ours, theirs = (by_seed(records, name, at, "test_accuracy") for name in (best, key))
-      differences = (100 * (ours - theirs)).dropna()  # the index, the seed, says which go together
+      ours, theirs = (by_seed(records, name, at, metric) for name in (best, key))
+      differences = (scale * (ours - theirs)).dropna()  # the index, the seed, says which go together
       ahead = f"{(differences > 0).sum()} of {len(differences)}" if len(differences) else ""
-      body[-1] += [mean_sd(differences), ahead]
+      body[-1] += [mean_sd(differences, digits), ahead]
   return markdown(["", *(f"{name}: {what}" for name in names for what in ("difference", "ahead"))], body)
 
 
