@@ -2,7 +2,7 @@
 
     python -m soseleto_jax.main --config=configs/language_model.py
 
-Sequences of 64 bytes from Python's own library, each next byte to be predicted: docstrings of some modules steer, and
+Sequences of 40 bytes from Python's own library, each next byte to be predicted: docstrings of some modules steer, and
 the source holds docstrings and code of others, both also with their bytes shuffled, and bytecode
 (soseleto_jax/data/python_text.py). A transformer with two blocks in Flax NNX, and one loss for each sequence. What it
 gives beside plain training: `python -m experiments.language_model`.
@@ -20,16 +20,17 @@ def get_config(argument=None):
   config = default_config()
   config.name = "Docstrings among code, shuffled bytes and bytecode"
   config.task = "soseleto_jax.data.python_text:make_task"
-  config.task_options = dict(length=32, num_source=3000, num_target=64, num_validation=256, num_test=512)
+  config.task_options = dict(length=40, num_source=2500, num_target=64, num_validation=256, num_test=512)
   config.loss = "sequence_cross_entropy"
   config.model = dict(
-    name="soseleto_jax.models.byte_transformer:ByteTransformer", dtype="float32", length=32, width=64, depth=1, heads=4
+    name="soseleto_jax.models.byte_transformer:ByteTransformer", dtype="float32", length=40, width=64, depth=1, heads=4
   )
-  config.batch_size = config.target_batch_size = 32
-  config.num_epochs = 8
-  config.optimizer.update(name="adam", learning_rate=1e-2, schedule="cosine")
-  config.alpha.update(init=0.2, step_size=0.1, params=("blocks",), transforms=("scale_by_std",))
-  config.eval_every_epochs = config.checkpoint_every_epochs = 2.0
+  config.batch_size = 32
+  config.target_batch_size = 48
+  config.num_epochs = 7
+  config.optimizer.update(name="adam", learning_rate=1e-2, schedule="steps", drop_epochs=(6,))
+  config.alpha.update(init=0.45, gain=4.0, step_size=0.05, params=("blocks",), transforms=("scale_by_std",))
+  config.eval_every_epochs = config.checkpoint_every_epochs = 1.0
   if arg.runlocal:
     config.task_options.update(num_source=100, num_target=16, num_validation=16, num_test=16)
     config.model.update(width=16, depth=1)

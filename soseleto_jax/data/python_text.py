@@ -106,7 +106,7 @@ def _shuffled(rows: np.ndarray, seed: int, name: str) -> np.ndarray:
 
 @functools.cache
 def _modules() -> list[dict[str, bytes]]:
-  """Returns docstrings, code and bytecode of each of the library's modules that lie in no package."""
+  """Returns docstrings, code without its indentation, and bytecode of each module of the library outside packages."""
   folder = pathlib.Path(sysconfig.get_path("stdlib"))
   return [_read(path) for path in sorted(folder.glob("*.py"))]
 
@@ -122,7 +122,7 @@ def _read(path: pathlib.Path) -> dict[str, bytes]:
       first, last = expression.lineno - 1, expression.end_lineno or expression.lineno
       lines[first:last] = [""] * (last - first)
   bytecode = b"".join(_bytecode(compile(tree, path.name, "exec")))
-  code = "\n".join(line for line in lines if line.strip())
+  code = "\n".join(line.strip() for line in lines if line.strip())
   return {"docstrings": "\n\n".join(docstrings).encode(), "code": code.encode(), "bytecode": bytecode}
 
 

@@ -59,5 +59,5 @@ def test_what_is_read_of_a_module(tmp_path):
   path.write_text('"""Of the module."""\n\ndef f(x):\n  """Of f.\n\n  More.\n  """\n  return x + 1  # a comment\n')
   read = python_text._read(path)
   assert read["docstrings"] == b"Of the module.\n\nOf f.\n\nMore."
-  assert read["code"] == b"def f(x):\n  return x + 1  # a comment"
+  assert read["code"] == b"def f(x):\nreturn x + 1  # a comment"
   assert read["bytecode"] and b"Of f" not in read["bytecode"]
