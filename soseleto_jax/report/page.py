@@ -126,7 +126,7 @@ def _weights(workdir, listed, x) -> dict[str, Any]:
   if len(shape) == 2 and shape[1] == 2 and listed.label is not None:
     everything = x[np.arange(len(x))]  # so that x may be on disk
     plane["points"] = figures.points(everything, listed.label, alpha, wrong)
-  found = [] if listed.label is None else sheets.sheets(workdir, listed, x)
+  found = sheets.sheets(workdir, listed, x)
   path = source_list.find(workdir)
   return {
     "count": len(alpha),
@@ -134,6 +134,7 @@ def _weights(workdir, listed, x) -> dict[str, Any]:
     "at_1": np.sum(alpha >= 1),
     "file": path and path.name,
     "known": wrong is not None,
+    "suggested": listed.suggestions is not None,
     "plots": _plots(workdir, **drawn),
     "plane": _plots(workdir, **plane),
     "sheets": found,

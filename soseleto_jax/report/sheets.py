@@ -58,6 +58,8 @@ def chosen_by(found: list[dict[str, Any]]) -> dict[str, list[tuple[int, str]]]:
 
 def _places(listed, near, count):
   """Returns the first of some places of the list, and behind them more of each class."""
+  if listed.label is None:
+    return near[:count]
   label = listed.label[listed.order[near]]
   classes = np.unique(label)
   of_class = min(_MOST_SHOWN, _MOST_OF_CLASSES // len(classes))
@@ -75,12 +77,27 @@ def _pictures(x, index):
 
 def _example(workdir, listed, place):
   row = {name: None if column is None else column[0] for name, column in listed.columns(place, place + 1).items()}
-  true, suggested = row.get("true_label"), row["suggested"]
-  return {
+  own = {
     "index": int(row["index"]),
     "row": int(row["row"]),
     "file": row["file"],
     "href": None if row["file"] is None else link(row["file"], workdir),
+    "alpha": row["alpha"],
+  }
+  return own | (_of_values(row, listed) if listed.label is None else _of_classes(row, listed))
+
+
+def _of_values(row, listed):
+  """What is shown of labels that are no classes."""
+  value, true = (f"{row[name]:.4g}" if name in row else None for name in ("value", "true_value"))
+  wrong = listed.wrong is not None and bool(listed.wrong[row["index"]])
+  none = dict.fromkeys(("given", "given_probability", "suggested", "suggested_name", "suggested_probability"))
+  return none | {"given_name": value or "", "differs": False, "true": (true or "wrong") if wrong else None}
+
+
+def _of_classes(row, listed):
+  true, suggested = row.get("true_label"), row["suggested"]
+  return {
     "given": int(row["label"]),
     "given_name": row["label_name"],
     "given_probability": row["given_probability"],
@@ -89,7 +106,6 @@ def _example(workdir, listed, place):
     "suggested_probability": row["suggested_probability"],
     "differs": suggested is not None and suggested != row["label"],
     "true": None if true is None or true == row["label"] else str(listed.names(np.array([true]))[0]),
-    "alpha": row["alpha"],
   }
 
 

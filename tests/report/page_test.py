@@ -190,6 +190,22 @@ def test_what_the_network_suggests(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["color", "other"])
+@pytest.mark.parametrize("known", [True, False])
+def test_labels_that_are_no_classes(tmp_path, kind, known):
+  source, alpha = make_source(kind, 5)
+  value = np.array([0.5, 1, 2, 3, 4], np.float32)
+  truth = {"true_value": value + [0, 10, 0, 0, 0], "known_wrong": np.arange(5) == 1} if known else {}
+  path = write_report(
+    tmp_path, title="", config={}, records=[], x=source["x"], summary={}, listed=SourceList(alpha, value=value, **truth)
+  )
+  page = Page(path)
+  assert not page.options and not page.examples
+  for text in ("0.5", "4"):
+    assert f"<span>{text}</span>" in page.source
+  assert ('<span class="wrong">1 (11)</span>' in page.source) == known
+
+
+@pytest.mark.parametrize("kind", ["color", "other"])
 def test_files_are_linked(tmp_path, monkeypatch, kind):
   """Relative to the page, or absolute, as they were given."""
   monkeypatch.chdir(tmp_path)
