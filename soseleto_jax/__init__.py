@@ -19,8 +19,9 @@ from soseleto_jax.core.nonfinite import skip_nonfinite
 from soseleto_jax.core.sharding import make_mesh, shard_train_state, shard_train_step, state_specs
 from soseleto_jax.core.source_weights import burn_in, sharpened
 from soseleto_jax.core.step import Step, make_plain_step
+from soseleto_jax.core.target_descent import TargetDescent
 from soseleto_jax.core.train_state import TrainState, init_train_state, weights
-from soseleto_jax.core.train_step import TargetDescent, make_joint_step, make_train_step
+from soseleto_jax.core.train_step import make_joint_step, make_train_step
 
 __version__ = "0.2.0"
 

@@ -62,6 +62,8 @@ def default_config() -> ConfigDict:
         trial_epochs=0,  # of a trial that chooses init and burn_in_weight by whether the source helps; 0: none
         step_size=1.0,  # s = λ_α λ_p at the first step; it follows the schedule of λ_p
         first=False,
+        every=1,  # k: alpha learns at every k-th step; the others cost no inner product
+        until_epochs=config_dict.placeholder(float),  # from then on alpha rests; none: it learns to the end
         burn_in_epochs=0.0,  # so long the source loss has one weight for all, while alpha already learns
         burn_in_weight=1.0,
         gain=1.0,  # the source loss has weights 1/2 + gain (alpha - 1/2), clipped to [0, 1]
@@ -155,6 +157,9 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
   trial_epochs = config.alpha.trial_epochs
   _check("alpha.trial_epochs", trial_epochs, trial_epochs >= 0, "give 0 for none, or a number")
   _check("alpha.gain", config.alpha.gain, config.alpha.gain > 0, "give a number above 0; with 1 weights are alpha")
+  _check("alpha.every", config.alpha.every, config.alpha.every >= 1, "give a number of steps, 1 for each step")
+  until = config.alpha.until_epochs
+  _check("alpha.until_epochs", until, until is None or until > 0, "give a number of epochs above 0, or none")
   lookahead = config.alpha.lookahead
   _check("alpha.lookahead", lookahead, lookahead is None or lookahead >= 0, "give a number above 0, or none")
   rate = config.optimizer.learning_rate

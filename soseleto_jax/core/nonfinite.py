@@ -10,6 +10,7 @@ import optax
 
 from soseleto_jax.core import alpha as alpha_lib
 from soseleto_jax.core import axis, trees
+from soseleto_jax.core.alternating import alternating
 from soseleto_jax.core.axis import AxisName
 from soseleto_jax.core.forward import forward
 from soseleto_jax.core.losses import Examples, batch_size_of, mask_of
@@ -28,6 +29,8 @@ def skip_nonfinite(step: Step) -> Step:
   Args:
     step: any `Step`; of one that names no losses, rows are told by their inputs alone.
   """
+  if step.learns is not None and step.parts is not None:
+    return alternating(step.learns, *map(skip_nonfinite, step.parts))
 
   def gradients(state, *batches):
     found = faulty_rows(step, state, *batches)

@@ -31,6 +31,8 @@ class Step:
     losses: the `LossFn` of each batch, by which rows at fault are found: see `soseleto_jax.skip_nonfinite`.
     axis_name: the axis that the step is mapped over, or None.
     alignment: the inner products that the step takes of two batches, or None.
+    learns: of a step whose `alpha` does not learn at each: whether it does, of the step's number.
+    parts: of such a step: those that it is where `alpha` learns, and where it rests.
   """
 
   gradients: Gradients
@@ -39,12 +41,20 @@ class Step:
   losses: tuple[LossFn, ...] = ()
   axis_name: AxisName = None
   alignment: Alignment | None = None
+  learns: Callable[[Any], Any] | None = None
+  parts: tuple["Step", "Step"] | None = None
 
   __name__ = "train_step"  # what jax.jit calls the program
 
   def __call__(self, state: TrainState, *batches: Any) -> tuple[TrainState, Metrics]:
     gradient, state, metrics = self.gradients(state, *batches)
     return self.descend(state, gradient, metrics), metrics
+
+  def at(self, number: int) -> "Step":
+    """Returns what this is at a step whose number is known beforehand, to be compiled alone."""
+    if self.learns is None or self.parts is None:
+      return self
+    return self.parts[0 if self.learns(number) else 1]
 
   def descend(self, state: TrainState, gradient: Any, metrics: Metrics | None = None) -> TrainState:
     """Returns the state one step on, with the parameters updated.

@@ -12,49 +12,18 @@ import optax
 from soseleto_jax.core import alpha as alpha_lib
 from soseleto_jax.core import axis, trees
 from soseleto_jax.core.alignment import Alignment
+from soseleto_jax.core.alternating import alternating, every
 from soseleto_jax.core.axis import AxisName
-from soseleto_jax.core.forward import Forward, forward, mean_and_gradient
+from soseleto_jax.core.forward import Forward, forward
 from soseleto_jax.core.losses import Examples, LossFn, mask_of, summed
 from soseleto_jax.core.source_weights import SourceWeights, alpha_itself
 from soseleto_jax.core.step import Metrics, Step, as_float32
+from soseleto_jax.core.target_descent import TargetDescent, target_gradient
 from soseleto_jax.core.train_state import TrainState, check_optimizer
 
 PUBLISHED = Alignment()
 
 Rate = float | Callable[[Any], Any]  # or an optax schedule
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetDescent:
-  """Which parameters also descend the target, beside the source.
-
-  Attributes:
-    params: prefix tree of bools over `params`, True where a leaf descends (the target's own classifier; True for all).
-    loss: `LossFn` of the target batch that they descend. None: the loss that steers `alpha`, whose gradient then serves
-      both; another one costs a second pass over the target batch.
-    weight: factor of that gradient. With T / B an example counts the same whichever set it comes from.
-  """
-
-  params: Any
-  loss: LossFn | None = None
-  weight: float = 1.0
-
-  def __post_init__(self):
-    trees.check_marks(self.params, "TargetDescent.params")
-
-  def add_to(self, gradient: Any, steering: Any, params: Any, target: Examples) -> tuple[Any, Any]:
-    """Returns the gradient with the target's added, and its weighted loss.
-
-    Args:
-      gradient: the source's.
-      steering: value and gradient of the loss that steers `alpha`; not looked at where there is a `loss`.
-      params: where these were taken.
-      target: the examples.
-    """
-    if self.loss is not None:
-      steering = _target_gradient(self.loss, params, self.params, target, "target_descent.loss")
-    value, g_target = steering
-    return trees.add(gradient, trees.select(self.params, g_target), self.weight), self.weight * value
 
 
 def make_train_step(
@@ -68,6 +37,8 @@ def make_train_step(
   source_weights: SourceWeights | None = None,
   alpha_first: bool = False,
   lookahead: Rate | None = None,
+  alpha_every: int = 1,
+  alpha_until: int | None = None,
   axis_name: AxisName = None,
 ) -> Step:
   r"""Builds the train step of SOSELETO.
@@ -105,6 +76,10 @@ def make_train_step(
       code). False: Algorithm 1.
     lookahead: λ, or a schedule of the step: takes g_t at θ - λ (1/B) Σ a_j ∂ℓ_j, where equation 4 takes it at θ.
       None: as published.
+    alpha_every: k: `alpha` learns at the steps 0, k, 2k, ..., by their batches. In between the parameters descend with
+      the weights that there are, and no target gradient is taken, but for a target descent. See
+      `soseleto_jax.core.alternating` for such a step on CPUs, and for its metrics.
+    alpha_until: the step from which on `alpha` rests altogether. None: never.
     axis_name: the axis that the step is mapped over (`jax.shard_map`, `jax.pmap`); batches and `alpha` are then this
       device's shares, and parameters are the same on every device.
 
@@ -127,6 +102,7 @@ def make_train_step(
   _check_rate("alpha_step_size", alpha_step_size)
   if lookahead is not None:
     _check_rate("lookahead", lookahead)
+  _check_turns(alpha_every, alpha_until)
   rule = _Rule(
     source_loss,
     target_loss,
@@ -138,7 +114,11 @@ def make_train_step(
     lookahead,
     axis_name,
   )
-  return rule.make_step(optimizer)
+  learning = rule.make_step(optimizer)
+  if alpha_every == 1 and alpha_until is None:
+    return learning
+  resting = dataclasses.replace(rule, alignment=None).make_step(optimizer)
+  return alternating(every(alpha_every, alpha_until), learning, resting)
 
 
 def make_joint_step(
@@ -194,23 +174,26 @@ class _Rule:
     alpha_b, valid, rows = alpha_lib.read_batch(state.alpha, source_batch, axis_name)
     examples = Examples(source_batch, valid, source_rng, model_state, axis_name)
     target = Examples(target_batch, mask_of(target_batch), target_rng, model_state, axis_name)
-    source = forward(examples.bind(self.source_loss, "source_loss"), axis.varying(state.params, axis_name))
     weights = self.weights_of(alpha_b, step)
     metrics = {"valid_rows": axis.total(jnp.sum(valid), axis_name)}
 
-    # g_t, the target's gradient, at the parameters or ahead of them.
+    # g_t, the target's gradient, at the parameters, before the source's pass, or ahead of them, after it.
     point, steering = state.params, None
+    if self.lookahead is None:
+      steering = self._steer(point, target, metrics)
+      if self.alignment is not None:
+        waiting = _after(metrics["target_grad_norm"], source_batch)
+        examples = dataclasses.replace(examples, batch=waiting)
+    source = forward(examples.bind(self.source_loss, "source_loss"), axis.varying(state.params, axis_name))
     if self.lookahead is not None:
       gradient = _weighted_gradient(source, weights, examples)
       point = trees.add(state.params, gradient, -_at(self.lookahead, step))
-    if (marks := self._steering_params(state.params)) is not False:
-      steering = target_mean, g_target = _target_gradient(self.target_loss, point, marks, target, "target_loss")
-      metrics |= {"target_loss": target_mean, "target_grad_norm": optax.tree.norm(g_target)}
+      steering = self._steer(point, target, metrics)
 
     # q, the product of each source gradient with it, by which alpha moves.
-    alpha, wait = state.alpha, None
+    alpha = state.alpha
     if self.alignment is not None:
-      q = wait = self.alignment.of(source, self.source_loss, examples, g_target)
+      q = self.alignment.of(source, self.source_loss, examples, steering[1])
       delta = _at(self.alpha_step_size, step) * q
       delta = jnp.where(jnp.isfinite(source.losses + delta), delta, 0.0)
       alpha, alpha_b = alpha_lib.add_and_clip(state.alpha, rows, delta, axis_name)
@@ -220,7 +203,7 @@ class _Rule:
     if self.alpha_first:
       weights = self.weights_of(alpha_b, step)
     if self.alpha_first or self.lookahead is None:
-      gradient = _weighted_gradient(source, _after(wait, weights), examples)
+      gradient = _weighted_gradient(source, weights if self.alignment is None else _after(q, weights), examples)
     loss = source_mean = axis.masked_mean(weights * source.losses, valid, axis_name)
     if self.target_descent is not None:
       gradient, value = self.target_descent.add_to(gradient, steering, point, target)
@@ -234,6 +217,14 @@ class _Rule:
     }
     model_state = axis.merged_state(source.model_state, model_state, valid, axis_name)
     return gradient, state.replace(alpha=alpha, model_state=model_state), as_float32(metrics)
+
+  def _steer(self, point: Any, target: Examples, metrics: Metrics) -> Any:
+    """Returns value and gradient of the loss that steers, and takes note of them; None where nothing needs them."""
+    if (marks := self._steering_params(point)) is False:
+      return None
+    value, gradient = target_gradient(self.target_loss, point, marks, target, "target_loss")
+    metrics |= {"target_loss": value, "target_grad_norm": optax.tree.norm(gradient)}
+    return value, gradient
 
   def _steering_params(self, params: Any) -> Any:
     """Marks the leaves that the gradient of the steering loss is needed for; None marks all, False says none."""
@@ -251,21 +242,20 @@ def _weighted_gradient(source: Forward, weights: jax.Array, examples: Examples) 
   return axis.total(source.pull(jnp.where(mask, weights, 0.0) / axis.count(mask, axis_name)), axis_name)
 
 
-def _target_gradient(loss_fn: LossFn, params: Any, marks: Any, target: Examples, name: str) -> tuple[jax.Array, Any]:
-  """The mean loss and its gradient by the leaves that are marked, None elsewhere."""
-  loss = target.bind(loss_fn, name)
-  value, gradient, _ = mean_and_gradient(
-    lambda marked: loss(trees.fill(marked, params)), trees.select(marks, params), target.mask, target.axis_name
-  )
-  return value, gradient
+def _after(done: jax.Array, tree: Any) -> Any:
+  """Returns the numbers of a tree, which now wait for what is done first; NaN, or 0, where that is NaN.
 
-
-def _after(q: jax.Array | None, weights: jax.Array) -> jax.Array:
-  """Returns the weights, which now wait for q; NaN where q is.
-
-  XLA then runs the tangent pass beside the forward pass, and does not keep both passes' arrays.
+  XLA then takes the passes one after the other, and the tangent pass beside the forward pass, and does not keep the
+  arrays of all of them. (`jax.lax.optimization_barrier` is gone when XLA schedules a program for CPUs.)
   """
-  return weights if q is None else jnp.where(jnp.isnan(q), jnp.nan, weights)
+
+  def wait(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return leaf
+    instead = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
+    return jnp.where(jnp.isnan(done), jnp.asarray(instead, leaf.dtype), leaf)
+
+  return jax.tree.map(wait, tree)
 
 
 def _check_rate(name: str, rate: Any) -> None:
@@ -274,6 +264,13 @@ def _check_rate(name: str, rate: Any) -> None:
     return
   if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not rate >= 0:
     raise ValueError(f"{name}={rate!r}: give a number, 0 or more, or a schedule, a function of the step")
+
+
+def _check_turns(alpha_every: Any, alpha_until: Any) -> None:
+  if not isinstance(alpha_every, (int, np.integer)) or isinstance(alpha_every, bool) or alpha_every < 1:
+    raise ValueError(f"alpha_every={alpha_every!r}: give a whole number of steps, 1 for each step")
+  if alpha_until is not None and (not isinstance(alpha_until, (int, np.integer)) or alpha_until < 1):
+    raise ValueError(f"alpha_until={alpha_until!r}: give a whole number of steps, or None for all of them")
 
 
 def _at(rate: Rate, step: jax.Array) -> Any:

@@ -9,7 +9,8 @@ import optax
 from soseleto_jax.core import alignment_rules
 from soseleto_jax.core.alignment import Alignment
 from soseleto_jax.core.source_weights import SourceWeights, burn_in, sharpened
-from soseleto_jax.core.train_step import TargetDescent, make_train_step
+from soseleto_jax.core.target_descent import TargetDescent
+from soseleto_jax.core.train_step import make_train_step
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import Method, Phase, Setup
 from soseleto_jax.models.losses import margin
@@ -43,6 +44,8 @@ def make_method(setup: Setup) -> Method:
     source_weights=_source_weights(setup),
     alpha_first=alpha.first,
     lookahead=_following(schedule, alpha.lookahead, rate) if alpha.lookahead else None,
+    alpha_every=alpha.every,
+    alpha_until=None if alpha.until_epochs is None else max(1, setup.steps_of(alpha.until_epochs)),
     axis_name=setup.axis_name,
   )
   return Method((Phase(setup.num_steps, step),), uses_alpha=True, alpha_init=alpha.init)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from soseleto_jax.core.alternating import LEARNS, OF_LEARNING
 from soseleto_jax.core.train_state import TrainState
 from soseleto_jax.report import writers
 from soseleto_jax.run import processes
@@ -158,6 +159,8 @@ class _Loop:
     metrics = {name: np.asarray(values, np.float64) for name, values in jax.device_get(metrics).items()}
     for offset in range(count):
       step, values = first + offset + 1, {name: float(value[offset]) for name, value in metrics.items()}
+      if not values.pop(LEARNS, 1):
+        values = {name: value for name, value in values.items() if name not in OF_LEARNING or np.isfinite(value)}
       self._check(step, values)
       self._window.add(values)
       self._progress.advance(step, values)

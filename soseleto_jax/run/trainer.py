@@ -180,7 +180,8 @@ class Experiment:
     count = min(self._steps_per_call(), limit - step, start + phase.num_steps - step)
     batches = {name: self._feeds[name].batches(step - start, count) for name in phase.step.sets}
     self._fed.append((step, batches))
-    state, metrics = self._dispatch(phase, count)(state, batches)
+    own = self._steps[phase].at(step) if count == 1 else self._steps[phase]
+    state, metrics = self._dispatch(phase, own, count)(state, batches)
     return state, count, metrics
 
   def feed_state(self) -> Any:
@@ -284,9 +285,7 @@ class Experiment:
     mapped = jax.shard_map(find, mesh=self._mesh, in_specs=(sharding.STATE_SPECS, split), out_specs=split)
     return jax.jit(mapped, out_shardings=self._replicated)
 
-  def _compile(self, phase, count):
-    own = self._steps[phase]
-
+  def _compile(self, phase, own, count):
     def gradients(state, batches):
       return own.gradients(state, *self._prepare(phase, state, batches))
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from soseleto_jax import Step, init_train_state, make_plain_step
+from soseleto_jax import Step, TargetDescent, init_train_state, make_plain_step, make_train_step, skip_nonfinite
 from tests import problems
 
 N = 13
@@ -48,6 +48,58 @@ def test_any_optimizer_descends(x64):
   for state in results.values():
     assert state.step == 3 and state.alpha.tolist() == [0.5] * N
     assert not np.array_equal(state.params["w"], params["w"])
+
+
+@pytest.mark.parametrize(
+  "optimizer",
+  [
+    optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=1)),
+    optax.polyak_sgd(0.5),
+    optax.lbfgs(0.1, linesearch=None),
+  ],
+  ids=["reduce_on_plateau", "polyak_sgd", "lbfgs"],
+)
+@pytest.mark.parametrize("make", ["plain", "soseleto", "skipping"])
+def test_optimizers_that_want_to_know_the_loss(x64, optimizer, make):
+  """Get what the parameters descend, source and target together."""
+  loss = problems.tanh_loss()
+  batch, target = problems.batch(0, 6, dtype=float, index=np.arange(6)), problems.batch(1, 4, dtype=float)
+  if make == "plain":
+    step, batches = make_plain_step(loss, optimizer), (batch,)
+    objective = lambda params, alpha: jnp.mean(loss(params, batch, None))
+  else:
+    descent = TargetDescent(True, weight=0.5)
+    step = make_train_step(loss, loss, optimizer, alpha_step_size=0.1, target_descent=descent)
+    step, batches = skip_nonfinite(step) if make == "skipping" else step, (batch, target)
+    objective = lambda params, alpha: (
+      jnp.mean(alpha[:6] * loss(params, batch, None)) + 0.5 * jnp.mean(loss(params, target, None))
+    )
+  state = init_train_state(problems.tanh_params(dtype=float), optimizer, N)
+  with_value = optax.with_extra_args_support(optimizer)
+
+  @problems.jit
+  def expected(state):
+    value, gradient = jax.value_and_grad(objective)(state.params, state.alpha)
+    updates, _ = with_value.update(gradient, state.opt_state, state.params, value=value.astype(np.float32))
+    return optax.apply_updates(state.params, updates)
+
+  take = problems.jit(step)
+  for _ in range(3):
+    params = expected(state)
+    state, _ = take(state, *batches)
+    problems.assert_close(state.params, params, rtol=1e-4)  # the weights are float32
+
+
+def test_error_for_a_search_along_a_line():
+  step = make_plain_step(problems.tanh_loss(), optax.lbfgs())
+  state = init_train_state(problems.tanh_params(), optax.lbfgs(), N)
+  with pytest.raises(ValueError, match="searches along a line .*optax.lbfgs\\(0.1, linesearch=None\\)"):
+    jax.eval_shape(step, state, problems.batch(0, 4))
+
+
+def test_error_for_an_optimizer_that_is_a_number():
+  with pytest.raises(ValueError, match="optimizer=0.1: give an optax transformation"):
+    make_plain_step(problems.tanh_loss(), 0.1)
 
 
 def test_a_step_is_its_gradients_then_its_descent():

@@ -16,7 +16,8 @@ from soseleto_jax.core.alignment_rules import (
   scale_by_std,
 )
 from soseleto_jax.core.source_weights import burn_in, sharpened
-from soseleto_jax.core.train_step import TargetDescent, make_train_step
+from soseleto_jax.core.target_descent import TargetDescent
+from soseleto_jax.core.train_step import make_train_step
 from soseleto_jax.methods import soseleto
 from soseleto_jax.models.losses import margin
 from tests import problems, runs
@@ -63,6 +64,8 @@ NAMES = ("center_by_class", "residual_normalize", "scale_by_std")
     ({}, True, {}),
     ({"step_size": 0.3}, True, {"alpha_step_size": optax.cosine_decay_schedule(0.3, 8)}),
     ({"first": True}, True, {"alpha_first": True}),
+    ({"every": 2}, True, {"alpha_every": 2}),
+    ({"until_epochs": 0.25}, True, {"alpha_until": 1}),
     ({"lookahead": 0.5}, True, {"lookahead": optax.cosine_decay_schedule(0.5, 8)}),
     ({"burn_in_epochs": 0.25}, True, {"source_weights": burn_in(1)}),
     ({"burn_in_epochs": 0.25, "burn_in_weight": 0.2}, True, {"source_weights": burn_in(1, 0.2)}),
