@@ -178,7 +178,7 @@ class _Rule:
     metrics = {"valid_rows": axis.total(jnp.sum(valid), axis_name)}
 
     # g_t, the target's gradient, at the parameters, before the source's pass, or ahead of them, after it.
-    point, steering = state.params, None
+    point = state.params
     if self.lookahead is None:
       steering = self._steer(point, target, metrics)
       if self.alignment is not None:

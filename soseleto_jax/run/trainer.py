@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from soseleto_jax.core import arrays, nonfinite, sharding
-from soseleto_jax.core.alignment import Alignment
 from soseleto_jax.core.train_state import TrainState, init_train_state
 from soseleto_jax.data import lazy
 from soseleto_jax.data.task import Task
@@ -33,6 +32,7 @@ from soseleto_jax.run import task_fit
 from soseleto_jax.run.evaluation import Evaluator
 from soseleto_jax.run.given import Given
 from soseleto_jax.run.init_from import start_from as start_from_run
+from soseleto_jax.run.programs import make_dispatch, make_find_faulty
 
 _LOGGER = logging.getLogger(__name__)
 _AUGMENTATION = 2**31  # keeps the keys of augmentation apart from those of the step
@@ -267,41 +267,20 @@ class Experiment:
       start += phase.num_steps
     raise ValueError(f"step {step} of {self.num_steps}: the run is over")
 
-  def _prepare(self, phase, state, batches):
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
-    return [
-      self._preparations[name](batches[name], jax.random.fold_in(key, number))
-      for number, name in enumerate(phase.step.sets)
-    ]
+  def _preparing(self, phase):
+    """Returns the preparation of a phase's batches, by the keys of their step."""
+
+    def prepare(state, batches):
+      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
+      return [
+        self._preparations[name](batches[name], jax.random.fold_in(key, number))
+        for number, name in enumerate(phase.step.sets)
+      ]
+
+    return prepare
 
   def _compile_find_faulty(self, phase):
-    def find(state, batches):
-      batches = self._prepare(phase, state, batches)
-      found = nonfinite.faulty_rows(thorough, state, *batches) if thorough.losses else []
-      return [(batch["index"], faulty) for batch, faulty in zip(batches, found, strict=False)]  # padding's index too
+    return make_find_faulty(phase.step, self._preparing(phase), self._mesh)
 
-    thorough = dataclasses.replace(phase.step, alignment=Alignment())  # over all parameters
-    split = P(sharding.AXIS)
-    mapped = jax.shard_map(find, mesh=self._mesh, in_specs=(sharding.STATE_SPECS, split), out_specs=split)
-    return jax.jit(mapped, out_shardings=self._replicated)
-
-  def _compile(self, phase, own, count):
-    def gradients(state, batches):
-      return own.gradients(state, *self._prepare(phase, state, batches))
-
-    step = dataclasses.replace(own, gradients=gradients)
-    mapped = sharding.map_over_devices(step, self._mesh, (P(sharding.AXIS),), self.config.shard_params)
-
-    def one(state, batches):
-      state, metrics = mapped(state, batches)
-      if len(own.sets) == 1 and "loss" in metrics:  # named after the set that it is on, as in the other steps
-        metrics[f"{own.sets[0]}_loss"] = metrics.pop("loss")
-      return state, metrics
-
-    def several(state, batches):
-      if count == 1:
-        state, metrics = one(state, jax.tree.map(lambda part: part[0], batches))
-        return state, jax.tree.map(lambda metric: metric[None], metrics)
-      return jax.lax.scan(one, state, batches)
-
-    return jax.jit(several, donate_argnums=0)
+  def _compile(self, phase, step, count):
+    return make_dispatch(step, self._preparing(phase), self._mesh, count, self.config.shard_params)
