@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soseleto_jax import load, predict, train_and_evaluate
+from soseleto_jax import predict, train_and_evaluate
 from soseleto_jax.data.images import Look
 from soseleto_jax.run import interface
 from tests import runs
@@ -16,15 +16,20 @@ CLASSES = ("cat", "dog", "owl")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-  """The folder of a run on images of 6x6 bytes, whose config pads what is no square."""
+def result(tmp_path_factory):
+  """Of a run on images of 6x6 bytes, whose config pads what is no square."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr("soseleto_jax.report.page.write_report", lambda workdir, **_: workdir / "report.html")
     workdir = tmp_path_factory.mktemp("run")
     names = {"source_class_names": CLASSES, "target_class_names": CLASSES}
     config = runs.make_config(num_epochs=1, data__target__aspect="pad", data__target__background="#000000")
-    train_and_evaluate(config, workdir, runs.make_task(shape=(6, 6, 3), **names))
-  return workdir
+    return train_and_evaluate(config, workdir, runs.make_task(shape=(6, 6, 3), **names))
+
+
+@pytest.fixture
+def run(result):
+  """The run's folder."""
+  return result.report.parent
 
 
 def rows_of(path):
@@ -32,15 +37,15 @@ def rows_of(path):
     return list(csv.DictReader(file))
 
 
-def assert_predicts(rows, x, run, files):
-  probability = load(run).predict_proba(x)
+def assert_predicts(rows, x, result, files):
+  probability = result.predict_proba(x)
   assert [row["file"] for row in rows] == files and [int(row["row"]) for row in rows] == list(range(len(x)))
   assert [int(row["label"]) for row in rows] == np.argmax(probability, axis=1).tolist()
   assert [row["label_name"] for row in rows] == [CLASSES[label] for label in np.argmax(probability, axis=1)]
   np.testing.assert_array_equal(np.float32([row["probability"] for row in rows]), probability.max(axis=1))
 
 
-def test_a_folder_of_images(run, tmp_path, monkeypatch, capsys):
+def test_a_folder_of_images(result, run, tmp_path, monkeypatch, capsys):
   """Of any size and depth of folders; what is no image by its name is passed over."""
   monkeypatch.chdir(tmp_path)
   rng, shown = np.random.default_rng(0), {}
@@ -52,18 +57,19 @@ def test_a_folder_of_images(run, tmp_path, monkeypatch, capsys):
   predict.main([f"--workdir={run}", "--images=new/", "--output=out.csv"])
   files = ["new/a.png", "new/b.png", "new/deep/er/c.PNG"]
   x = np.stack([np.asarray(Look("RGB", 6, "pad", "#000000").of(shown[name])) for name in files])
-  assert_predicts(rows_of("out.csv"), x, run, files)
+  assert_predicts(rows_of("out.csv"), x, result, files)
   assert capsys.readouterr().out == "3 predictions: out.csv\n"
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best"])
-def test_an_array(run, tmp_path, checkpoint, monkeypatch):
+def test_an_array(result, run, tmp_path, checkpoint, monkeypatch):
   x = np.random.default_rng(1).integers(0, 256, (23, 6, 6, 3), np.uint8)
   np.save(tmp_path / "new.npy", x)
   monkeypatch.setattr("soseleto_jax.data.lazy._CHUNK", 1000)  # several parts
   predict.main([f"--workdir={run}", f"--images={tmp_path}/new.npy", f"--output={tmp_path}/o.csv",
                 f"--checkpoint={checkpoint}"])  # fmt: skip
-  assert_predicts(rows_of(tmp_path / "o.csv"), x, run, [""] * 23)
+  assert result.summary["best_checkpoint"] == int(result.state.step)  # after one epoch they are the same
+  assert_predicts(rows_of(tmp_path / "o.csv"), x, result, [""] * 23)
 
 
 @pytest.mark.parametrize(
