@@ -1,5 +1,6 @@
 """From one's own data to a result in one call: what `soseleto_jax.fit` is."""
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from soseleto_jax import choices
 from soseleto_jax.config import default_config
 from soseleto_jax.data import own
+from soseleto_jax.data.normalization import fit_normalization
 from soseleto_jax.models.network import is_whole
 from soseleto_jax.run.given import Evaluate
 from soseleto_jax.run.result import Result
@@ -40,6 +42,9 @@ def fit(
   aspect: str = "crop",
   background: str = "white",
   on_unreadable: str = "stop",
+  normalization: str = "channel",
+  mean: Sequence[float] = (),
+  std: Sequence[float] = (),
   verbose: bool = True,
   **fields: Any,
 ) -> Result:
@@ -73,6 +78,10 @@ def fit(
     aspect: of images of folders that are no squares: "crop", "pad" or "stretch".
     background: the colour behind images of folders that are transparent, or padded.
     on_unreadable: "stop" at files of a folder that are no images, or "skip" them.
+    normalization: of inputs, a kind of `soseleto_jax.data.normalization.fit_normalization`: "fixed", with `mean` and
+      `std` for pixels in [0, 1], for a network that was trained with these.
+    mean: for "fixed", a number for each channel.
+    std: likewise.
     verbose: whether to print what is chosen, and where the run's folder is.
     **fields: of `soseleto_jax.config.default_config`, such as `num_epochs=30`, `seed=1` or `alpha={"step_size": 0.01}`.
 
@@ -92,7 +101,9 @@ def fit(
     has_own = validation is not None or (own.is_folder(target) and own.has_split(target, "validation"))
     num_validation = 0 if has_own else choices.num_validation(own.target_counts(target))
   data.target.update(look, num_test=num_test, num_validation=num_validation)
-  task = own.make_task(source, target, test, validation, data, fields.get("seed", config.seed), true_label=true_label)
+  normalize = functools.partial(fit_normalization, normalization, mean=mean, std=std)
+  seed = fields.get("seed", config.seed)
+  task = own.make_task(source, target, test, validation, data, seed, true_label=true_label, fit=normalize)
   own_network = "" if network is None else "whole" if is_whole(network) else "features"
   facts = choices.facts_of(task, own_network=own_network, pretrained=params is not None)
   lines = choices.choose(config, facts, fields.get("num_epochs", 0))

@@ -1,6 +1,7 @@
 """The user's own source, target and test sets, as folders or as examples in memory, made into a task."""
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -10,11 +11,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from soseleto_jax.data import checks, classes, files, folders, lazy, pairs, selection, sides
-from soseleto_jax.data.normalization import fit_normalization
+from soseleto_jax.data.normalization import Normalization, fit_normalization
 from soseleto_jax.data.selection import Subset
 from soseleto_jax.data.task import Task, assemble
 
 _LOGGER = logging.getLogger(__name__)
+
+PER_CHANNEL = functools.partial(fit_normalization, "channel")
 
 Given = Any  # a folder's path, or a pair (x, labels)
 
@@ -83,7 +86,7 @@ def make_task(
   seed: int,
   *,
   true_label: Any = None,
-  normalization: str = "channel",
+  fit: Callable[[Any], Normalization] = PER_CHANNEL,
 ) -> Task:
   """Returns the task of sets as a user gives them.
 
@@ -98,7 +101,7 @@ def make_task(
     config: the block of `soseleto_jax.data.get_task.data_config`, whose `path`, `dataset` and splits are not read.
     seed: of the draws.
     true_label: the right labels of the source, if known, for analysis.
-    normalization: see `soseleto_jax.data.task.from_arrays`.
+    fit: the normalisation of a set's `x`.
 
   Raises:
     ValueError: sets that cannot be used.
@@ -120,7 +123,7 @@ def make_task(
     source_set,
     *drawn,
     shared_classes=config.shared_classes,
-    fit=lambda side, x: fit_normalization(normalization, x),
+    fit=lambda side, x: fit(x),
     name=" -> ".join(dict.fromkeys(names)) if any(map(is_folder, given.values())) else "arrays",
   )
 

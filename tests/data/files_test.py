@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
+from soseleto_jax import choices
 from soseleto_jax.data import files, folders, lazy, selection, sides
 from soseleto_jax.data.get_task import data_config, get_task
 from soseleto_jax.report import page
@@ -18,7 +19,7 @@ from soseleto_jax.train import train_and_evaluate
 from tests.data.written import config_of, write_arrays, write_images
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-DOCS, CONFIG = ROOT / "docs" / "your_data.md", ROOT / "configs" / "digits_noise.py"
+DOCS = ROOT / "docs" / "your_data.md"
 
 
 @pytest.mark.parametrize("load", [folders.load_folder, files.load_arrays])
@@ -188,32 +189,47 @@ def test_an_unknown_feed():
 # The page.
 
 
-def run_command(command, monkeypatch):
-  """What `soseleto_jax.main` does with a command line, in this process."""
+def run_command(command, monkeypatch, argument):
+  """What `soseleto_jax.main` does with a command line, in this process; with one more argument of the config's file."""
   python, option, module, *arguments = shlex.split(command.replace("\\\n", ""))
   assert (python, option, module) == ("python3", "-m", "soseleto_jax.main")
-  arguments = [module, *arguments, "--config.num_epochs=1"]
+  config, *arguments = arguments
+  arguments = [module, f"{config.replace('configs/', f'{ROOT}/configs/')},{argument}", *arguments]
   monkeypatch.setattr(sys, "argv", arguments)  # where the config's fields are looked for
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", str(CONFIG), flag_values=values)
+  config_flags.DEFINE_config_file("config", None, flag_values=values)
   flags.DEFINE_string("workdir", None, "", flag_values=values)
   values(arguments)
   return train_and_evaluate(values.config, values.workdir)
 
 
 @pytest.mark.slow
-def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
-  """Its commands and its Python, in order."""
+def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+  """Its commands and its Python, in order, but for epochs, of which two are enough, and trials."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(page, "write_report", lambda workdir, **_: workdir / "report.html")
-  for folder, count in (("web", 30), ("clean/train", 20), ("clean/test", 4)):
+  choose = choices.choose
+
+  def soon(config, facts, num_epochs=0):
+    lines = choose(config, facts, num_epochs or 2)
+    config.alpha.trial_epochs = 0
+    return lines
+
+  monkeypatch.setattr(choices, "choose", soon)
+  for folder, count in (("web", 30), ("clean/train", 5), ("clean/test", 4)):
     write_images(tmp_path / folder, count, count, (40, 36, 3), ".jpg")
-  blocks = dict(re.findall(r"<!-- (\w+) -->\n```\w+\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL))
-  assert list(blocks) == ["folders", "files", "arrays", "python"]
-  names = {}
-  exec(compile(blocks["files"], str(DOCS), "exec"), names)
-  assert run_command(blocks["folders"], monkeypatch).summary["num_source"] == 90
-  assert run_command(blocks["arrays"], monkeypatch).summary["task"] == "many -> few"
-  exec(compile(blocks["python"], str(DOCS), "exec"), names)
-  assert names["result"].alpha.shape == (300,)
+  blocks = re.findall(r"<!-- (\w+) -->\n```(\w+)\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+  order = "data fit frame folders photos files arrays pretrained frozen tuned again python"
+  assert [name for name, _, _ in blocks] == order.split()
+  names, results = {}, {}
+  for name, language, block in blocks:
+    if language == "bash":
+      results[name] = run_command(block, monkeypatch, "epochs=1")
+    else:
+      exec(compile(block, str(DOCS), "exec"), names)
+      results[name] = names.get("tuned" if name == "tuned" else "again" if name == "again" else "result")
+  assert results["folders"].summary["num_source"] == len(results["photos"].alpha) == 90
+  assert results["arrays"].summary["task"] == "many -> few"
+  assert all(len(results[name].alpha) == 300 for name in ("fit", "frame", "arrays", "frozen", "tuned", "python"))
+  assert results["photos"].suspects(3)["file"].str.startswith("web/").all()
   assert lazy.is_lazy(names["task"].source["x"])
