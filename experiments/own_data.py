@@ -211,7 +211,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
   """Writes own_data_PROTOCOL.md: a table for each set."""
   columns = {"AUC": ("auc", 1, 3)}
   columns |= {f"wrong among the worst {count}": (f"worst_{count}", 1, 1) for count in _WORST}
-  columns |= {"test accuracy, %": ("test_accuracy", 100, 1), "seconds": ("seconds", 1, 0)}
+  columns |= {"test accuracy, %": ("test_accuracy", 100, 1), "seconds": ("seconds", 1, 1)}
   parts = []
   for data, (title, facts) in SETS.items():
     if any(record["conditions"]["data"] == data for record in records):
