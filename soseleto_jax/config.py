@@ -195,12 +195,11 @@ def upgraded(fields: Mapping) -> dict[str, Any]:
   today = json.loads(json.dumps(dict(fields)))  # a copy, with lists for tuples
   if today.pop("flip_source", False):
     today["augment"] = {"source": ["flip"], "target": []}
-  alpha = today.get("alpha", {})
-  if "transforms" in alpha:
+  alpha, optimizer = (today[block] if isinstance(today.get(block), dict) else {} for block in ("alpha", "optimizer"))
+  if isinstance(alpha.get("transforms"), list):
     alpha["transforms"] = ["scale_by_std" if name == "standardize" else name for name in alpha["transforms"]]
   if alpha.get("contraction") == "jvp":  # what "auto" takes wherever it can be taken
     alpha["contraction"] = "auto"
-  optimizer = today.get("optimizer", {})
   if optimizer.get("schedule") != "steps":
     optimizer.pop("drop_epochs", None)  # which has no meaning then, and was not refused
   return today

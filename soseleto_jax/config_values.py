@@ -32,6 +32,8 @@ def check(fields: Mapping[str, Any]) -> None:
       raise ValueError(f"config.{field}={value!r}: give at most {_LARGEST[field]}")
     if field in _ELEMENTS:
       kinds, what = _ELEMENTS[field]
+      if not isinstance(value, (list, tuple)):
+        raise ValueError(f"config.{field}={value!r}: give {what}, or ()")
       if not all(isinstance(part, kinds) and not isinstance(part, bool) for part in value):
         raise ValueError(f"config.{field}={value!r}: give {what}")
 

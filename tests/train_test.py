@@ -886,8 +886,8 @@ def test_a_run_in_a_thread(tmp_path, straight):
   "fields, task, message",
   [
     ({"method": "sosleto"}, {}, "config.method='sosleto'.*soseleto"),
-    ({"batch_size": 42}, {}, "source batch_size=42 .* 41 examples"),
-    ({"target_batch_size": 13}, {}, "target batch_size=13 .* 12 examples"),
+    ({"batch_size": 42}, {}, "config.batch_size=42 .* 41 examples"),
+    ({"target_batch_size": 13}, {}, "config.target_batch_size=13 .* 12 examples"),
     ({"model.name": "mpl"}, {}, "'mpl'.*did you mean 'mlp'"),
     ({"data.shared_classes": False, "method": "source_only"}, {"shared": False}, "shared_classes=False.*finetune"),
     ({}, {"shared": False}, "config.data.shared_classes=True.*task"),

@@ -5,6 +5,7 @@ optimizer state, weights, metrics and files of the uninterrupted run, bit for bi
 to be refused says why. Full and read-only disks are tried in a mount namespace of this process's own (Linux).
 """
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -15,21 +16,37 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments.reliability import children, faults
+from experiments.reliability import children, faults, in_process
 
-_FAULTS = ("kills", "terminations", "damages", "second_run", "full_disk", "read_only")
+_IN_PROCESS = {"flipped_bits": 500, "cut_files": 200, "failing_reads": 50, "records": 40, "bad_input": 150}
+_IN_RUNS = {"kills": 100, "terminations": 10, "taken_away": 10, "failing_writes": 20}
+_FAULTS = (*_IN_RUNS, "damages", "second_run", "full_disk", "read_only", *_IN_PROCESS)
 _ONLY = flags.DEFINE_multi_enum("only", _FAULTS, _FAULTS, "Which faults.")
-_COUNT = flags.DEFINE_integer("kills", 20, "How often the run is killed.", lower_bound=1)
+_PART = flags.DEFINE_float("part", 1.0, "Of the faults of each kind, to inject.", 0.0, 1.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 
 _NAMESPACE = "RELIABILITY_NAMESPACE"  # set in the process that has a mount namespace of its own
 _LABELS = {
   "kills": "SIGKILL at random moments of one run",
-  "terminations": "SIGTERM at random moments of one run",
+  "terminations": "SIGTERM and SIGHUP at random moments of one run",
+  "taken_away": "the folder of a run, or a part of it, taken away while it trains",
+  "failing_writes": "a write that fails, anywhere",
   "damages": "newest checkpoint cut, changed, incomplete or missing in part",
   "second_run": "a second run on the same folder",
   "full_disk": "disk full in the middle of a run",
   "read_only": "disk that cannot be written",
+  "flipped_bits": "a bit of any file of the newest checkpoint inverted",
+  "cut_files": "any file of the newest checkpoint cut anywhere, or missing",
+  "failing_reads": "a permission, a disk or memory that fails while a sound checkpoint is read",
+  "records": "records, config or results of a finished run cut, forged, replaced or missing",
+  "bad_input": "configs and arrays that no run can use",
+}
+_REMARKS = {
+  "flipped_bits": "right, or the one before used",
+  "cut_files": "right, or the one before used",
+  "failing_reads": "stops, says so; the checkpoint stays",
+  "records": "written anew from the checkpoint",
+  "bad_input": "refused in one line, before a folder is made",
 }
 
 
@@ -44,9 +61,18 @@ def inject(name: str, root: pathlib.Path) -> tuple[int, int, str]:
     return 0, 0, "not run: no user namespaces on this machine"
   if name == "read_only":
     return faults.read_only(workdir)
-  if name in ("kills", "terminations"):
-    return getattr(faults, name)(straight, workdir, rng, _COUNT.value if name == "kills" else 5)
+  if name in _IN_RUNS:
+    return getattr(faults, name)(straight, workdir, rng, _count(_IN_RUNS[name]))
+  if name in _IN_PROCESS:
+    place = workdir if name == "bad_input" else straight
+    inject_all = functools.partial(getattr(in_process, name), place, rng, _count(_IN_PROCESS[name]))
+    survived = children.count_in_child(inject_all, children.log_of(workdir))
+    return _count(_IN_PROCESS[name]), max(survived, 0), _REMARKS[name]
   return faults.damages(straight, workdir, rng) if name == "damages" else getattr(faults, name)(straight, workdir)
+
+
+def _count(most):
+  return max(1, round(_PART.value * most))
 
 
 def main(_):
@@ -70,8 +96,8 @@ def main(_):
       if injected > survived:
         for log in sorted(root.glob("**/*.log")):
           print(f"{log}:\n{log.read_text()[-2000:]}", file=sys.stderr)
-    if _NAMESPACE in os.environ:
-      subprocess.run(["umount", "-q", *root.glob("full_disk"), *root.glob("read_only")], check=False)
+    if mounted := [root / name for name in ("full_disk", "read_only") if (root / name).is_mount()]:
+      subprocess.run(["umount", "-q", *mounted], check=False)
   raise SystemExit(int(lost > 0))
 
 

@@ -12,12 +12,14 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from soseleto_jax.config import default_config
-from soseleto_jax.data.task import from_arrays
+from soseleto_jax.data.task import Task, from_arrays
 from soseleto_jax.report import page
 from soseleto_jax.run.signals import EXIT_PREEMPTED, Preempted
 from soseleto_jax.run.trainer import Experiment
@@ -46,27 +48,52 @@ class Counter:
     self._memory[:8] = struct.pack("q", number)
 
 
-def start(workdir: pathlib.Path, counter: Counter | None = None, log: pathlib.Path | None = None) -> int:
+def start(workdir: pathlib.Path, counter: Counter | None = None, log: pathlib.Path | None = None, prepare=None) -> int:
   """Forks a run, and returns its process id.
 
   Args:
     workdir: the folder of the run.
     counter: follows the steps that it begins.
     log: where its messages go; by default beside the folder.
+    prepare: called in the child before it trains.
   """
-  for name in _LATE_IMPORTS:
-    importlib.import_module(name)
   counter = counter or Counter()
   counter.value = -1
+
+  def life():
+    if prepare is not None:
+      prepare(counter)
+    _train(workdir, counter)
+
+  return _fork(life, log or log_of(workdir))
+
+
+def count_in_child(function: Callable[[], int], log: pathlib.Path) -> int:
+  """Calls a function in a child, and returns the number that it returns; -1 where it failed."""
+  counter = Counter()
+  counter.value = -1
+
+  def life():
+    _set_up()
+    counter.value = function()
+
+  wait(_fork(life, log))
+  return counter.value
+
+
+def _fork(life, log):
+  for name in _LATE_IMPORTS:
+    importlib.import_module(name)
   pid = os.fork()
   if pid:
     return pid
   code = 1
   try:
-    output = os.open(log or log_of(workdir), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    code = _train(workdir, counter)
+    life()
+    code = 0
   except Preempted:
     code = EXIT_PREEMPTED
   except BaseException as error:
@@ -100,6 +127,12 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
     if x.files != y.files:
       found.append("names of arrays")
     found += [name for name in x.files if x[name].dtype != y[name].dtype or x[name].tobytes() != y[name].tobytes()]
+  return found + different_files(a, b)
+
+
+def different_files(a: pathlib.Path, b: pathlib.Path) -> list[str]:
+  """Names the files that two finished runs do not have in common, times aside."""
+  found = []
   for name, times in (("metrics.jsonl", "steps_per_second"), ("summary.json", "seconds")):
     x, y = ([_without(times, part) for part in _json_parts(folder / name)] for folder in (a, b))
     if x != y:
@@ -118,9 +151,19 @@ def _without(key, mapping):
   return {name: value for name, value in mapping.items() if name != key}
 
 
-def _train(workdir, counter):
+def repeat(workdir: pathlib.Path) -> None:
+  """Runs the experiment in a folder, in this process."""
+  train_and_evaluate(config(), workdir, task())
+
+
+def _set_up():
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", 2)
+  page.write_report = lambda workdir, **_: workdir / "report.html"  # figures take longer than the whole training
+
+
+def _train(workdir, counter):
+  _set_up()
   advance = Experiment.advance
 
   def counted(self, state, step, limit):
@@ -128,17 +171,16 @@ def _train(workdir, counter):
     return advance(self, state, step, limit)
 
   Experiment.advance = counted
-  page.write_report = lambda workdir, **_: workdir / "report.html"  # figures take longer than the whole training
-  result = train_and_evaluate(_config(), workdir, _task())
+  result = train_and_evaluate(config(), workdir, task())
   leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(result.state)}
   np.savez(workdir / _STATE_FILE, **leaves)
-  return 0
 
 
-def _config():
-  config = default_config()
-  config.model.hidden = (8,)
-  config.update_from_flattened_dict(
+def config() -> ConfigDict:
+  """The experiment."""
+  fields = default_config()
+  fields.model.hidden = (8,)
+  fields.update_from_flattened_dict(
     {
       "batch_size": 17,
       "target_batch_size": 6,
@@ -148,10 +190,11 @@ def _config():
       "checkpoint_every_epochs": 3 / _STEPS_PER_EPOCH,
     }
   )
-  return config
+  return fields
 
 
-def _task():
+def task() -> Task:
+  """Its data."""
   rng = np.random.default_rng(0)
 
   def examples(count):

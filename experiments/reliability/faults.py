@@ -1,5 +1,8 @@
 """Faults to inject into runs: what `experiments.reliability` counts and the tests check."""
 
+import contextlib
+import errno
+import functools
 import os
 import pathlib
 import shutil
@@ -8,6 +11,7 @@ import subprocess
 import time
 
 import numpy as np
+import orbax.checkpoint as ocp
 
 from experiments.reliability.children import NUM_STEPS, Counter, differences, log_of, start, wait, wait_for_step
 from soseleto_jax.run.signals import EXIT_PREEMPTED
@@ -72,12 +76,12 @@ def kills(straight: pathlib.Path, workdir: pathlib.Path, rng: np.random.Generato
 def terminations(
   straight: pathlib.Path, workdir: pathlib.Path, rng: np.random.Generator, count: int
 ) -> tuple[int, int, str]:
-  """Sends one run SIGTERM, time and again."""
+  """Sends one run SIGTERM and SIGHUP in turn, time and again."""
   counter, saved = Counter(), 0
   for number in range(count):
     pid = start(workdir, counter)
     wait_for_step(pid, counter, _moment(rng, number, count))
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, (signal.SIGTERM, signal.SIGHUP)[number % 2])
     saved += wait(pid) == EXIT_PREEMPTED
   return count, saved * _ends_like(straight, workdir), f"exit code {EXIT_PREEMPTED}"
 
@@ -96,6 +100,50 @@ def damages(straight: pathlib.Path, workdir: pathlib.Path, rng: np.random.Genera
     damage(folder / "checkpoints" / str(newest))
     survived += _ends_like(straight, folder) and f"step {newest} is damaged" in log_of(folder).read_text()
   return len(DAMAGES), survived, "named in the log, the one before used"
+
+
+def taken_away(
+  straight: pathlib.Path, workdir: pathlib.Path, rng: np.random.Generator, count: int
+) -> tuple[int, int, str]:
+  """Takes a run's folder, or a part of it, away while it trains."""
+  survived = 0
+  for number in range(count):
+    folder, counter = workdir / str(number), Counter()
+    folder.parent.mkdir(exist_ok=True)
+    pid = start(folder, counter)
+    wait_for_step(pid, counter, int(rng.integers(5, NUM_STEPS - 10)))
+    name = (".", "checkpoints", "metrics.jsonl", "config.json", ".lock")[number % 5]
+    with contextlib.suppress(FileNotFoundError):
+      pathlib.Path(os.path.normpath(folder / name)).rename(workdir / f"{number}.away")
+    survived += wait(pid) == 0 and not differences(straight, folder)
+  return count, survived, "made anew, with all records; the run ends as ever"
+
+
+def failing_writes(
+  straight: pathlib.Path, workdir: pathlib.Path, rng: np.random.Generator, count: int
+) -> tuple[int, int, str]:
+  """Lets the disk fail once, in a random write after a random step; the run stops, says so, and is started again."""
+  survived = 0
+  for number in range(count):
+    folder, step = workdir / str(number), int(rng.integers(1, NUM_STEPS))
+    folder.parent.mkdir(exist_ok=True)
+    first = wait(start(folder, prepare=functools.partial(_fail_after, step, number % 2 == 0)))
+    told = "Input/output error" in log_of(folder).read_text()
+    survived += first == 1 and told and _ends_like(straight, folder)
+  return count, survived, "stops, says so, and goes on"
+
+
+def _fail_after(step, of_checkpoints, counter):
+  """Lets writes fail from a step on: of checkpoints, or of other files."""
+  owner, name = (ocp.StandardCheckpointHandler, "async_save") if of_checkpoints else (os, "fsync")
+  write = getattr(owner, name)
+
+  def failing(*args, **kwargs):
+    if counter.value >= step:
+      raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return write(*args, **kwargs)
+
+  setattr(owner, name, failing)
 
 
 def second_run(straight: pathlib.Path, workdir: pathlib.Path) -> tuple[int, int, str]:

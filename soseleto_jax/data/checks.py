@@ -30,6 +30,15 @@ def labels(field: str, values: np.ndarray, num_classes: int) -> None:
     )
 
 
+def texts(field: str, names: Iterable[Any]) -> None:
+  """Raises ValueError for names that are no texts, or such as no file can hold."""
+  for name in names:
+    try:
+      name.encode()
+    except (AttributeError, UnicodeEncodeError) as error:
+      raise ValueError(f"{field}: {name!r} is no UTF-8 text; give such") from error
+
+
 def no_empty_class(field: str, values: np.ndarray, class_names: Sequence[str], cure: str) -> None:
   """Raises ValueError where a class has no example among the labels `values`, or there is one class alone."""
   empty = np.flatnonzero(np.bincount(values, minlength=len(class_names)) == 0)

@@ -33,8 +33,12 @@ def load_arrays(path: str, split: str) -> dict:
 
 def _load(file, **options):
   try:
-    return np.load(file, **options)
+    array = np.load(file, **options)
   except FileNotFoundError as error:
     raise ValueError(f"there is no file {file}; save x.npy and label.npy there with np.save") from error
   except (OSError, ValueError, EOFError) as error:
     raise ValueError(f"{file} cannot be read: {error}; save it again with np.save, as plain numbers") from error
+  if not isinstance(array, np.ndarray):
+    array.close()
+    raise ValueError(f"{file} is an archive of several arrays (npz); save the one array there with np.save")
+  return array

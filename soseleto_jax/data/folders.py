@@ -156,6 +156,7 @@ def list_images(root: pathlib.Path) -> tuple[tuple[str, ...], list[str], list[in
   if not class_names:
     example = root / "cat" / "1.png"
     raise ValueError(f"{root} holds no folders; give each class a folder of its images, such as {example}")
+  _check_text(root, class_names)
   names: list[str] = []
   label: list[int] = []
   passed: collections.Counter[str] = collections.Counter()
@@ -167,12 +168,22 @@ def list_images(root: pathlib.Path) -> tuple[tuple[str, ...], list[str], list[in
         f"{root / name} holds no images ({', '.join(SUFFIXES)}), but every folder in {root} is a class; "
         "put images there, or take the folder away"
       )
+    _check_text(root, images)
     names += images
     label += [number] * len(images)
   if passed:
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
     _LOGGER.info("%s: passed over what is no image by its name: %s", root, counts)
   return class_names, names, label
+
+
+def _check_text(root, names):
+  """Raises ValueError for a name that is no text: it could stand in no list and no report."""
+  for name in names:
+    try:
+      name.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(f"{root} holds {os.fsencode(name)!r}, whose name is no UTF-8; rename it") from error
 
 
 def _walk(root, name, passed) -> Iterator[str]:

@@ -23,6 +23,9 @@ MOST_RESIDENT_BYTES = 2**31
 # Numbers handled at once, so that temporaries, float64 too, stay small.
 _CHUNK = 2**21
 
+STORED = ("h5py", "zarr")
+_CONTRACT = "a set has a shape, a NumPy dtype, a length, and gives the rows of integers [n] as an array [n, ...]"
+
 
 class Rows:
   """Some rows of a set on disk, in an order of one's own and perhaps as another dtype; itself such a set."""
@@ -44,12 +47,51 @@ class Rows:
 
   def __getitem__(self, index: np.ndarray) -> np.ndarray:
     rows = index if self._rows is None else self._rows[index]
-    return np.asarray(self._base[rows]).astype(self.dtype, copy=False)
+    found = np.asarray(self._base[rows])
+    if found.shape != (len(rows), *self.shape[1:]):
+      raise ValueError(
+        f"a set of shape {tuple(self.shape)} gave {found.shape} for {len(rows)} of its rows; {_CONTRACT}"
+      )
+    return found.astype(self.dtype, copy=False)
 
   def take(self, index: np.ndarray) -> "Rows":
     """Returns the rows of this view at an index (integers or a mask)."""
     rows = np.arange(len(self)) if self._rows is None else self._rows
     return Rows(self._base, rows[index], self.dtype)
+
+
+class _Stored:
+  """An array of h5py or Zarr, which take their rows in order and each once."""
+
+  def __init__(self, base: Any):
+    self._base = getattr(base, "oindex", base)
+    self.dtype, self.shape = np.dtype(base.dtype), tuple(base.shape)
+
+  def __len__(self) -> int:
+    return self.shape[0]
+
+  def __getitem__(self, index: np.ndarray) -> np.ndarray:
+    rows, places = np.unique(index, return_inverse=True)
+    return np.asarray(self._base[rows])[places]
+
+
+def as_set(x: Any) -> Any:
+  """Returns a set on disk as one that gives what it says; one of NumPy, or of this package, as it is.
+
+  Raises:
+    ValueError: its shape, dtype and length do not fit together, or are none.
+  """
+  if isinstance(x, (np.ndarray, Rows)) or type(x).__module__.startswith("soseleto_jax."):
+    return x
+  if type(x).__module__.split(".")[0] in STORED:
+    x = _Stored(x)
+  try:
+    dtype, shape = np.dtype(x.dtype), tuple(int(size) for size in x.shape)
+    if not shape or len(x) != shape[0]:
+      raise ValueError(f"it has shape {shape} and length {len(x)}")
+    return Rows(x, dtype=dtype)
+  except (TypeError, AttributeError, ValueError, LookupError) as error:
+    raise ValueError(f"a set of type {type(x).__name__} cannot be read: {error}; {_CONTRACT}") from error
 
 
 def is_lazy(x: Any) -> bool:

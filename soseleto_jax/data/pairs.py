@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from soseleto_jax.data import labels, lazy
+from soseleto_jax.data import checks, labels, lazy
 from soseleto_jax.data.selection import Subset
 
 
@@ -28,6 +28,10 @@ def read(field: str, x: Any, label: Any, true_label: Any = None, *, positions: i
   given = {"label": label} if true_label is None else {"label": label, "true_label": true_label}
   encoded = {}
   for column, values in given.items():
+    if not hasattr(values, "__len__") or np.ndim(values) == 0:
+      raise ValueError(f"{field} {column}s are of type {type(values).__name__}; give one for each example, [N]")
+    if np.ma.is_masked(values):
+      raise ValueError(f"{field} {column}s have masked elements; leave these examples out")
     if len(values) != len(examples["x"]):
       raise ValueError(
         f"{field} has {len(examples['x'])} examples but {len(values)} of {column}; give one label for each example"
@@ -71,12 +75,29 @@ def _numbers(field, x):
     x = _columns(field, x)
   elif hasattr(x, "to_numpy"):
     x = x.to_numpy()
-  if hasattr(x, "__array__") or not hasattr(x, "shape"):
-    x = np.asanyarray(x)  # which leaves a memory map one
+  stored = type(x).__module__.split(".")[0] in lazy.STORED
+  if not stored and (hasattr(x, "__array__") or not hasattr(x, "shape")):
+    x = _array(field, x)
+  with checks.prefix(f"{field} x: "):
+    x = lazy.as_set(x)
+  if not x.shape:
+    raise ValueError(f"{field} x is one number or object, {type(x[()]).__name__}; give an array [N, ...]")
   if x.dtype == object:
     x = _stacked(field, x)
   if x.dtype.kind in "uif" and x.dtype not in (np.uint8, np.float32):
     x = lazy.Rows(x, dtype=np.float32) if lazy.is_lazy(x) else x.astype(np.float32)
+  return x
+
+
+def _array(field, x):
+  try:
+    x = np.asanyarray(x)  # which leaves a memory map one
+  except (TypeError, ValueError, OverflowError) as error:  # such as lists of unequal length
+    raise ValueError(f"{field} x is no array of numbers: {error}") from error
+  if isinstance(x, np.ma.MaskedArray):
+    if np.ma.is_masked(x):
+      raise ValueError(f"{field} x has masked elements; x.filled(...) says what they are to be")
+    x = x.filled()
   return x
 
 

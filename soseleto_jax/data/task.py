@@ -94,6 +94,7 @@ class Task:
       checks.numbers(f"{name} {column}", values, like["label"].shape[1:])
 
   def _check_classes(self):
+    checks.texts("class names", (self.name, *self.source_class_names, *self.target_class_names))
     cure = "give more examples, or leave the class out"
     right = self.source.get("true_label", self.source["label"])
     checks.no_empty_class("source", right, self.source_class_names, cure)

@@ -8,6 +8,8 @@ import numpy as np
 
 from soseleto_jax.data import draws
 
+_FIELDS = {"target": "target_batch_size"}  # by the set; the source's is batch_size
+
 
 class EpochSampler:
   """Goes through all examples once an epoch, in a new order each epoch.
@@ -120,6 +122,6 @@ class _ShuffledPasses:
 def _check_batch_size(name: str, num_examples: int, batch_size: int) -> None:
   if not 1 <= batch_size <= num_examples:
     raise ValueError(
-      f"{name} batch_size={batch_size} but the {name} set has {num_examples} examples; "
+      f"config.{_FIELDS.get(name, 'batch_size')}={batch_size} but the {name} set has {num_examples} examples; "
       f"choose a batch size in 1..{num_examples}"
     )

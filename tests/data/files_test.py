@@ -233,3 +233,11 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
   assert all(len(results[name].alpha) == 300 for name in ("fit", "frame", "arrays", "frozen", "tuned", "python"))
   assert results["photos"].suspects(3)["file"].str.startswith("web/").all()
   assert lazy.is_lazy(names["task"].source["x"])
+
+
+def test_an_archive_that_is_called_npy(tmp_path):
+  with (tmp_path / "x.npy").open("wb") as file:
+    np.savez(file, x=np.ones((4, 2)))
+  np.save(tmp_path / "label.npy", np.arange(4) % 2)
+  with pytest.raises(ValueError, match="x.npy is an archive of several arrays .npz.; save the one array there"):
+    files.load_arrays(str(tmp_path), "train")

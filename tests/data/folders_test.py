@@ -151,3 +151,14 @@ def test_which_folders_are_the_classes(tmp_path, names, expected):
   for name in names:
     save(tmp_path / name, np.zeros((2, 2, 3)))
   assert folders.load_folder(str(tmp_path), "train")["class_names"] == expected
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9/1.png", b"cat/caf\xe9.png"])
+def test_names_that_are_no_text(tmp_path, name):
+  """They could stand in no report, which would be found at the end."""
+  for path in (b"cat/1.png", b"dog/1.png", name):
+    file = pathlib.Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), path)))
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+  with pytest.raises(ValueError, match="whose name is no UTF-8; rename it"):
+    folders.list_images(tmp_path)

@@ -58,3 +58,69 @@ class Sparse:
 def test_what_cannot_be_used(x, label, message):
   with pytest.raises(ValueError, match=message):
     pairs.read("source", x, label)
+
+
+class Set:
+  """One on disk that gives rows of another number, width or kind than it says."""
+
+  def __init__(self, shape=(6, 3), gives=None, dtype=np.float32, length=6):
+    self.shape, self.dtype, self._gives, self._length = shape, dtype, gives, length
+
+  def __len__(self):
+    return self._length
+
+  def __getitem__(self, index):
+    rows = len(index) if self._gives is None else self._gives[0]
+    return np.ones((rows, 3 if self._gives is None else self._gives[1]), np.float32)
+
+
+@pytest.mark.parametrize("given", [{}, {"dtype": np.dtype("float32")}, {"dtype": "float32"}])
+def test_a_set_of_ones_own(given):
+  """Whose dtype may be a class or a name."""
+  x = pairs.read("source", Set(**given), np.arange(6)).examples["x"]
+  assert x.dtype == np.float32 and x[np.array([1, 1, 4])].shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+  "given, message",
+  [
+    ({"length": 7}, "source x: a set of type Set cannot be read: it has shape .6, 3. and length 7; a set has"),
+    ({"dtype": "nonsense"}, "source x: a set of type Set cannot be read: .*nonsense"),
+    ({"shape": ()}, "source x: a set of type Set cannot be read"),
+    ({"gives": (2, 3)}, r"a set of shape \(6, 3\) gave \(2, 3\) for 3 of its rows; a set has a shape"),
+    ({"gives": (3, 4)}, r"a set of shape \(6, 3\) gave \(3, 4\) for 3 of its rows"),
+  ],
+)
+def test_a_set_that_does_not_give_what_it_says(given, message):
+  with pytest.raises(ValueError, match=message):
+    pairs.read("source", Set(**given), np.arange(6)).examples["x"][np.arange(3)]
+
+
+def test_a_file_of_h5py_stays_on_disk(tmp_path):
+  """Which takes rows in order, and each once."""
+  h5py = pytest.importorskip("h5py")
+  values = np.arange(30, dtype=np.float64).reshape(10, 3)
+  with h5py.File(tmp_path / "x.h5", "w") as file:
+    file["x"] = values
+    x = pairs.read("source", file["x"], np.arange(10)).examples["x"]
+    assert lazy.is_lazy(x) and x.dtype == np.float32
+    rows = np.array([7, 2, 2, 9])
+    np.testing.assert_array_equal(x[rows], values[rows])
+    np.testing.assert_array_equal(lazy.load(x), values)
+
+
+@pytest.mark.parametrize(
+  "x, label, message",
+  [
+    (np.ma.masked_less(np.ones((6, 3)) * [[0, 1, 1]], 1), np.arange(6), "source x has masked elements"),
+    (np.ones((6, 3)), np.ma.masked_less(np.arange(6), 2), "source labels have masked elements"),
+    (np.float32(3), np.arange(6), "source x is one number or object, float32"),
+    ([[1.0], [1.0, 2.0]], [0, 1], "source x is no array of numbers"),
+    (np.ones((6, 3)), 3, "source labels are of type int; give one for each example"),
+    (np.ones((6, 3)), np.array(3), "source labels are of type ndarray; give one for each example"),
+    (np.ones((6, 3)), iter(range(6)), "source labels are of type range_iterator"),
+  ],
+)
+def test_what_is_no_set(x, label, message):
+  with pytest.raises(ValueError, match=message):
+    pairs.read("source", x, label)

@@ -110,7 +110,7 @@ def test_golden_batches():
 
 @pytest.mark.parametrize("batch", [0, 21])
 def test_impossible_batch_sizes(batch):
-  with pytest.raises(ValueError, match=f"source batch_size={batch} .*1..20"):
+  with pytest.raises(ValueError, match=f"config.batch_size={batch} .*1..20"):
     sampling.EpochSampler(20, batch, 0)
-  with pytest.raises(ValueError, match=f"target batch_size={batch} .*1..20"):
+  with pytest.raises(ValueError, match=f"config.target_batch_size={batch} .*1..20"):
     sampling.TargetSampler(LABELS, batch, 0)
