@@ -14,20 +14,16 @@ from ml_collections import ConfigDict
 
 from soseleto_jax import storage
 from soseleto_jax.config import changed_fields, validate
-from soseleto_jax.core import arrays
 from soseleto_jax.data.get_task import task_of
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import MakeMethod
-from soseleto_jax.models.losses import predict_fn
-from soseleto_jax.report import page, source_list, writers
-from soseleto_jax.run import fingerprint, identity, loop, processes, trial
+from soseleto_jax.report import source_list, writers
+from soseleto_jax.run import fingerprint, identity, loop, outcome, processes, trial
 from soseleto_jax.run.checkpoint import Checkpoints
 from soseleto_jax.run.given import Evaluate, Given
 from soseleto_jax.run.interface import interface_of
-from soseleto_jax.run.prediction import Predictor
 from soseleto_jax.run.result import Result
 from soseleto_jax.run.signals import PREEMPTION, on_signals, raise_preempted
-from soseleto_jax.run.suggestions import suggest
 from soseleto_jax.run.trainer import Experiment
 from soseleto_jax.run.workdir import claim, failed_writes
 
@@ -123,7 +119,7 @@ def train_and_evaluate(
         with _writer(workdir, window, int(state.step)) as writer:
           state = loop.train(experiment, state, window, writer, checkpoints, keep_folder)
       keep_folder()
-      return _finish(experiment, state, window, checkpoints, workdir, start)
+      return outcome.finish(experiment, state, window, checkpoints, workdir, start)
 
 
 def _resume(experiment, window, checkpoints, workdir):
@@ -235,93 +231,3 @@ def _writer(workdir, window, step):
   if not processes.is_main():
     return contextlib.nullcontext()
   return writers.MetricWriter(workdir, window.records, step if step else -1)
-
-
-def _finish(experiment, state, window, checkpoints, workdir, start):
-  config, task = experiment.config, experiment.task
-  alpha, records = experiment.alpha(state), window.records
-  last = records[-1]
-  summary = {
-    "method": config.method,
-    "task": task.name,
-    "num_source": task.num_source,
-    "num_target": len(task.target["label"]),
-    "seed": config.seed,
-    "epochs": last["epoch"],
-    "steps": experiment.num_steps,
-    "seconds": round(window.seconds, 1),
-    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-  }
-  score = "accuracy" if task.has_classes else "loss"
-  if f"test_{score}" in last:
-    summary[f"test_{score}"] = last[f"test_{score}"]
-  if f"validation_{score}" in last:
-    best = max(records, key=loop.validation_score)
-    summary |= {
-      f"validation_{score}": last[f"validation_{score}"],
-      f"best_validation_{score}": best[f"validation_{score}"],
-      "best_step": best["step"],
-      "best_checkpoint": window.best_step if window.best_step in checkpoints.steps else None,
-    }
-    if f"test_{score}" in best:
-      summary[f"test_{score}_at_best"] = best[f"test_{score}"]
-  if task.left_out:
-    summary["left_out"] = dict(task.left_out)
-  summary |= start | experiment.alpha_statistics(alpha)
-  listed = _listed(experiment, state, alpha)
-  if processes.is_main():
-    _write_results(experiment, workdir, records, listed, summary)
-  processes.wait_for_all()
-  host = jax.tree.map(arrays.gather, state.replace(alpha=None))
-  return Result(
-    host.replace(alpha=alpha),
-    alpha,
-    records,
-    summary,
-    workdir / "report.html",
-    _predictor(experiment, host),
-    listed,
-  )
-
-
-def _listed(experiment, state, alpha):
-  """Returns the source's examples as they are listed; None where the method learns no weights."""
-  if not experiment.method.uses_alpha:
-    return None
-  task, source = experiment.task, experiment.task.source
-  labels = {"label": source["label"], "true_label": source.get("true_label")} if task.has_classes else {}
-  if not task.has_classes and source["label"].ndim == 1:
-    labels = {"value": source["label"], "true_value": source.get("true_label")}
-  return source_list.SourceList(
-    alpha,
-    row=source.get("row"),
-    file=source.get("file"),
-    suggestions=suggest(experiment.setup, experiment.method, state),
-    class_names=task.source_class_names,
-    known_wrong=task.wrong,
-    **labels,
-  )
-
-
-def _predictor(experiment, host):
-  setup, method = experiment.setup, experiment.method
-  predict = method.predict or predict_fn(setup.network, head=setup.head("target"))
-  interface = interface_of(experiment.task, method)
-  return Predictor(interface, predict, host.params, host.model_state, experiment.config.eval_batch_size)
-
-
-def _write_results(experiment, workdir, records, listed, summary):
-  config, task = experiment.config, experiment.task
-  writers.write_json(workdir / "summary.json", summary)
-  if listed is not None:
-    listed.write(workdir)
-  title = f"{task.name}: which labels to trust" if listed and task.shared_classes else f"{config.method} on {task.name}"
-  page.write_report(
-    workdir,
-    title=config.name or title,
-    config=config.to_dict(),
-    records=records,
-    listed=listed,
-    x=task.source["x"],
-    summary=summary,
-  )

@@ -21,7 +21,7 @@ ARROWS = {
   "run": {"core", "data", "feed", "methods", "models", "report", "storage"},
   "config_values": set(),
   "config": {"config_values", "core", "data", "methods"},
-  "train": {"config", "core", "data", "methods", "models", "report", "run", "storage"},
+  "train": {"config", "data", "methods", "report", "run", "storage"},
   "loading": {"config", "core", "methods", "models", "report", "run", "storage"},
   "config_file": {"core"},
   "main": {"config_file", "core", "run", "train"},
