@@ -198,7 +198,7 @@ def test_a_signal_before_training(tmp_path, monkeypatch, straight):
 
   handler = signal.getsignal(signal.SIGTERM)
   with monkeypatch.context() as patch, pytest.raises(Preempted):
-    patch.setattr(train, "get_task", interrupted)
+    patch.setattr(train, "task_of", interrupted)
     train_and_evaluate(runs.make_config(), tmp_path / "run")
   assert signal.getsignal(signal.SIGTERM) is handler
   assert_same_run(train_and_evaluate(runs.make_config(), tmp_path / "run", runs.make_task()), straight)
@@ -434,7 +434,7 @@ def test_a_forged_record_is_no_result(tmp_path, caplog, straight):
 
 @pytest.mark.parametrize("hindrance", ["not a folder", "in use"])
 def test_a_folder_is_tried_before_data_is_read(tmp_path, monkeypatch, hindrance):
-  monkeypatch.setattr(train, "get_task", lambda *_: pytest.fail("it reads data"))
+  monkeypatch.setattr(train, "task_of", lambda *_: pytest.fail("it reads data"))
   with contextlib.ExitStack() as stack:
     if hindrance == "in use":
       stack.enter_context(claim(tmp_path / "run"))
@@ -866,10 +866,10 @@ def test_the_folder(tmp_path, monkeypatch, straight):
 
 def test_without_a_task_the_config_says_which(tmp_path, monkeypatch, straight):
   asked = []
-  monkeypatch.setattr(train, "get_task", lambda *args: asked.append(args) or runs.make_task())
+  monkeypatch.setattr(train, "task_of", lambda *args: asked.append(args) or runs.make_task())
   config = runs.make_config()
   assert_same_run(train_and_evaluate(config, tmp_path, None), straight)
-  assert asked == [(config.data, config.seed, 1)]
+  assert asked == [(config, 1)]
 
 
 def test_a_run_in_a_thread(tmp_path, straight):
