@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
-_CLIENTS = ("gcsfs", "aiohttp", "google", "fsspec", "requests")  # whose errors are no OSErrors
+_CLIENTS = ("gcsfs", "aiohttp", "google", "fsspec", "requests", "tensorflow")  # whose errors are no OSErrors
 
 
 def as_path(where: str | os.PathLike) -> pathlib.Path:

@@ -64,8 +64,9 @@ def server(tmp_path, monkeypatch):
 
 def _forget_clients():
   import gcsfs
-  from etils.epath import backend
+  from etils.epath import backend, gpath
 
+  gpath._is_tf_installed.cache_clear()
   gcsfs.GCSFileSystem.clear_instance_cache()
   backend.fsspec_backend._get_filesystem.cache_clear()
 

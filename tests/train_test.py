@@ -291,7 +291,7 @@ def test_a_folder_refuses_another_experiment(straight, changes):
   for field, value in changes.items():
     was = json.loads(json.dumps(field_of(old, field)))
     now = json.loads(json.dumps(value))
-    assert f"{field} (was {was!r}, now {now!r})" in str(raised.value)
+    assert f"{field} (was {was!r}, now {now!r}" in str(raised.value)
   assert str(raised.value).count("(was") == len(changes)
   assert str(workdir) in str(raised.value) and "another --workdir" in str(raised.value)
   assert (workdir / "config.json").read_text() == before

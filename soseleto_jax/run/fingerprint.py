@@ -13,6 +13,7 @@ from soseleto_jax.data.task import Task
 
 _COLUMNS = ("x", "label", "true_label")
 _SAMPLE = 256  # examples of a set
+_AT_ONCE = 8  # of them
 _FEW = 16
 
 
@@ -79,7 +80,9 @@ def parts_of_task(task: Task) -> dict[str, Any]:
   for name, examples in sets(task).items():
     x, rows = examples["x"], len(examples["label"])
     parts[f"{name} arrays"] = describe({column: examples[column] for column in _COLUMNS if column in examples})
-    parts[f"{name} examples"] = _digest(x[np.linspace(0, rows - 1, min(rows, _SAMPLE), dtype=int)])
+    sample = np.linspace(0, rows - 1, min(rows, _SAMPLE), dtype=int)
+    few = [x[sample[start : start + _AT_ONCE]] for start in range(0, len(sample), _AT_ONCE)]
+    parts[f"{name} examples"] = _digest(np.concatenate(few))
     if not lazy.is_lazy(x):
       parts[f"{name} pixels"] = _digest(x)
   if "true_label" in task.source:
