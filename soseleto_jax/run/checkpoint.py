@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ class Checkpoints:
     """
     root = storage.as_path(workdir)
     self.directory = (root if storage.is_bucket(root) else root.absolute()) / "checkpoints"
-    if not self.directory.is_dir() and (self.directory.exists() or self.directory.is_symlink()):
+    if not self.directory.is_dir() and (self.directory.exists() or os.path.islink(self.directory)):
       raise OSError(f"{self.directory} is no folder; move it away, or choose another --workdir")
     self._num_source = num_source
     self._kept = _NewestAndBest(max_to_keep)

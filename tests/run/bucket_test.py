@@ -60,7 +60,7 @@ def test_what_is_written_comes_back(server):  # noqa: F811
     for step in (1, 2, 3):
       writer.write(step, {"loss": step})
       assert [record["step"] for record in writers.read_metrics(FOLDER)] == list(range(1, step + 1))
-  with writers.MetricWriter(FOLDER, resume_step=2) as writer:
+  with writers.MetricWriter(FOLDER, writers.read_metrics(FOLDER)[:2], resume_step=2) as writer:
     writer.write(3, {"loss": 4.0})
   assert [record["loss"] for record in writers.read_metrics(FOLDER)] == [1, 2, 4.0]
   assert len(list((storage.as_path(FOLDER) / writers.TENSORBOARD_FOLDER).iterdir())) == 2
