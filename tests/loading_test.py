@@ -79,9 +79,13 @@ def test_the_best_checkpoint(finished, tmp_path):
   assert accuracy == pytest.approx(result.summary["best_validation_accuracy"])
 
 
-def test_without_validation_there_is_no_best(finished, tmp_path):
-  _, task, _ = finished
-  train_and_evaluate(runs.make_config(num_epochs=1), tmp_path, dataclasses.replace(task, validation=None))
+def test_without_validation_there_is_no_best(finished, tmp_path, caplog):
+  """Nor is it forgotten what was left out of the source."""
+  caplog.set_level("INFO", "soseleto_jax")
+  task = dataclasses.replace(finished[1], validation=None, left_out={"unreadable": 2, "of other classes": 1})
+  result = train_and_evaluate(runs.make_config(num_epochs=1), tmp_path, task)
+  assert "left out of the source: 2 unreadable; 1 of other classes" in caplog.messages
+  assert result.summary["left_out"] == load(tmp_path).summary["left_out"] == task.left_out
   with pytest.raises(ValueError, match="checkpoint='best': the run has no validation images.*'last'"):
     load(tmp_path, "best")
 
