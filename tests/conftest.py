@@ -15,6 +15,7 @@ _KEPT_DAYS = 7  # that a compiled program stays without being used
 
 def pytest_configure(config):
   """Sets JAX up, with one cache of compiled programs for all tests, all workers and all later runs."""
+  os.environ["SOSELETO_CACHE"] = ""  # tests leave nothing in the user's own
   jax.config.update("jax_num_cpu_devices", 8)
   if not os.environ.get("JAX_PLATFORMS"):
     jax.config.update("jax_platforms", "cpu")

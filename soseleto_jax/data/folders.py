@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from soseleto_jax.data import labels, lazy
+from soseleto_jax.data import checked_folders, labels, lazy
 from soseleto_jax.data.images import Images, Look, Unreadable, formats
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ def load_folder(
 
   The classes are the folders, by name, or by value where all are numbers. The images of a class are the files in its
   folder and in those below, by name. Names that start with a dot, what systems leave behind, such as `__MACOSX`, and
-  files that are not images by their suffix are passed over. Every image is decoded once, to see that it can be.
+  files that are not images by their suffix are passed over. Every image is decoded once, to see that it can be; those
+  that stay on disk are not again at the next start: see `checked_folders`.
 
   Args:
     path: the folder.
@@ -223,6 +224,8 @@ def _read_all(root, names, look, most_bytes):
   else:
     return np.empty((len(names), 1, 1, 1), np.uint8), unreadable
   x = np.zeros(images.shape, np.uint8) if lazy.num_bytes(images) <= most_bytes else None
+  if x is None and (known := checked_folders.recall(root, names, look)) is not None:
+    return images, known
 
   def read(start):
     failed = {}
@@ -238,7 +241,10 @@ def _read_all(root, names, look, most_bytes):
   with concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
     for failed in pool.map(read, range(0, len(names), _CHUNK)):
       unreadable |= failed
-  return images if x is None else x, dict(sorted(unreadable.items()))
+  unreadable = dict(sorted(unreadable.items()))
+  if x is None:
+    checked_folders.remember(root, names, look, unreadable)
+  return images if x is None else x, unreadable
 
 
 def _without(unreadable, root, on_unreadable):
