@@ -57,7 +57,7 @@ def test_data_frames_and_names(sets, tmp_path):
   assert result.alpha.tobytes() == mapped.alpha.tobytes()
   assert set(result.predict(x)) <= set(NAMES) and result.class_names == tuple(NAMES)
   assert set(result.suspects(5)["label_name"]) <= set(NAMES)
-  assert "test_accuracy" not in result.summary
+  assert "test_accuracy" not in result.summary and "there is no test set" in result.summary["not_known"]
 
 
 def test_sets_that_are_drawn_from_the_target(sets, tmp_path):

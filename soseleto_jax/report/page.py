@@ -27,6 +27,7 @@ _KNOWN = {
   "method": ("Method", "text"),
   "task": ("Task", "text"),
   "dataset": ("Data set", "text"),
+  "not_known": ("Not known", "text"),
   "test_accuracy": ("Test accuracy", "percent"),
   "validation_accuracy": ("Validation accuracy", "percent"),
   "best_validation_accuracy": ("Best validation accuracy", "percent"),

@@ -83,6 +83,8 @@ def _summary(experiment, window, checkpoints):
     }
     if f"test_{score}" in best:
       summary[f"test_{score}_at_best"] = best[f"test_{score}"]
+  if task.test is None:
+    summary["not_known"] = "how good predictions are on other examples: there is no test set"
   if task.left_out:
     summary["left_out"] = dict(task.left_out)
   return summary
