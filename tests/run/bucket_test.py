@@ -10,15 +10,17 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from soseleto_jax import storage
-from soseleto_jax.report import writers
+from soseleto_jax.report import source_list, writers
 from soseleto_jax.run import lease
 from soseleto_jax.run.workdir import claim
 from soseleto_jax.train import train_and_evaluate
 from tests import runs
 from tests.bucket import server  # noqa: F401
+from tests.report.source_list_test import make_list
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FOLDER = "gs://bucket/runs/a"
@@ -64,6 +66,17 @@ def test_what_is_written_comes_back(server):  # noqa: F811
     writer.write(3, {"loss": 4.0})
   assert [record["loss"] for record in writers.read_metrics(FOLDER)] == [1, 2, 4.0]
   assert len(list((storage.as_path(FOLDER) / writers.TENSORBOARD_FOLDER).iterdir())) == 2
+
+
+def test_the_list_of_suspects_comes_back(server, monkeypatch):  # noqa: F811
+  """As CSV and as Parquet."""
+  listed = make_list()
+  listed.write(FOLDER)
+  pd.testing.assert_frame_equal(source_list.read(source_list.find(FOLDER)), listed.head())
+  monkeypatch.setattr(source_list, "MOST_ROWS_OF_CSV", 20)
+  listed.write(FOLDER)
+  assert source_list.find(FOLDER).name == "source_weights.parquet"
+  pd.testing.assert_frame_equal(source_list.read(source_list.find(FOLDER), 5), listed.head(5))
 
 
 def test_one_holder_at_a_time(server, quick):  # noqa: F811
