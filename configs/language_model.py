@@ -29,7 +29,7 @@ def get_config(argument=None):
   config.target_batch_size = 48
   config.num_epochs = 7
   config.optimizer.update(name="adam", learning_rate=1e-2, schedule="steps", drop_epochs=(6,))
-  config.alpha.update(init=0.45, gain=4.0, step_size=0.05, params=("blocks",), transforms=("scale_by_std",))
+  config.alpha.update(init=0.45, gain=4.0, step_size=0.05, params=("wide",), transforms=("scale_by_std",))
   config.eval_every_epochs = config.checkpoint_every_epochs = 1.0
   if arg.runlocal:
     config.task_options.update(num_source=100, num_target=16, num_validation=16, num_test=16)

@@ -40,6 +40,10 @@ class Resident:
     index, mask = (np.stack(parts) for parts in zip(*rows, strict=True))
     return self._gather(self._set, *arrays.put((index, mask), self._split))
 
+  def again(self, step: int) -> dict[str, jax.Array]:
+    """Returns the batch of a step that was fed before, as `Streaming.again` does."""
+    return jax.tree.map(lambda part: part[0], self.batches(step, 1))
+
   def state(self) -> None:
     """Returns None: the sampler's step is all."""
 

@@ -61,8 +61,8 @@ class Streaming:
     split = NamedSharding(mesh, P(None, *mesh.axis_names))
     slices = split.addressable_devices_indices_map((1, size)).values()
     rows = np.unique(np.concatenate([np.arange(size)[part[1]] for part in slices if part is not None]))
-    batches = grain.MapDataset.source(Batches(examples, sampler, num_steps, size, rows))
-    on_devices = batches.to_iter_dataset(lazy.read_options()).map(functools.partial(_put, split, size))
+    self._source, self._put = Batches(examples, sampler, num_steps, size, rows), functools.partial(_put, split, size)
+    on_devices = grain.MapDataset.source(self._source).to_iter_dataset(lazy.read_options()).map(self._put)
     self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(on_devices, prefetch_buffer_size=_ON_DEVICES))
     self._join = jax.jit(lambda parts: jax.tree.map(lambda *p: jnp.concatenate(p), *parts), out_shardings=split)
 
@@ -77,6 +77,10 @@ class Streaming:
       self._experimental.set_next_index(self._iterator, step)
     parts = [next(self._iterator) for _ in range(count)]
     return parts[0] if count == 1 else self._join(parts)
+
+  def again(self, step: int) -> dict[str, jax.Array]:
+    """Returns the batch of a step that was fed before, "x" `[B, ...]` and the rest; the stream stays where it is."""
+    return jax.tree.map(lambda part: part[0], self._put(self._source[step]))
 
   def state(self) -> dict[str, Any]:
     """Returns the state of Grain's iterator after the batches that were handed out, a JSON-like dict."""

@@ -138,7 +138,7 @@ class _Loop:
   def _advance(self):
     """Dispatches steps up to the next event, and reads what the dispatch before gave; returns which events are due."""
     config, num_steps = self._experiment.config, self._experiment.num_steps
-    every = [self._every(epochs) for epochs in (config.eval_every_epochs, config.checkpoint_every_epochs)]
+    every = [self._experiment.interval(epochs) for epochs in (config.eval_every_epochs, config.checkpoint_every_epochs)]
     limit = min(*((self._step // steps + 1) * steps for steps in every), num_steps)
     first = self._step
     self._state, count, metrics = self._experiment.advance(self._state, first, limit)
@@ -146,10 +146,6 @@ class _Loop:
     self._pending, self._step = (first, count, metrics), first + count
     evaluates, saves = (self._step % steps == 0 for steps in every)
     return evaluates or self._step == num_steps, saves
-
-  def _every(self, epochs):
-    num_steps = self._experiment.num_steps
-    return max(1, round(min(epochs * self._experiment.steps_per_epoch, num_steps)))  # infinity is the end alone
 
   def _read_pending(self):
     """Takes in the metrics of a dispatch, which blocks until it is done."""

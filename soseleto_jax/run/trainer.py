@@ -1,6 +1,5 @@
 """An experiment made ready to run: data on the devices, network, method and compiled steps."""
 
-import collections
 import dataclasses
 import functools
 import logging
@@ -35,6 +34,7 @@ from soseleto_jax.run.init_from import start_from as start_from_run
 from soseleto_jax.run.programs import make_dispatch, make_find_faulty
 
 _LOGGER = logging.getLogger(__name__)
+_MOST_STEPS_PER_CALL = 20
 _AUGMENTATION = 2**31  # keeps the keys of augmentation apart from those of the step
 
 
@@ -94,8 +94,6 @@ class Experiment:
     }
     self._dispatch = functools.cache(self._compile)
     self._find_faulty = functools.cache(self._compile_find_faulty)
-    # A dispatch's metrics are read once the next one is on its way.
-    self._fed: collections.deque[Any] = collections.deque(maxlen=2)
 
   def _make_setup(self, given, like):
     config, task = self.config, self.task
@@ -177,9 +175,9 @@ class Experiment:
     phase, start = self._phase_at(step)
     if step == start > 0:  # opt_state depends on params alone, so that a run resumed here repeats it
       state = self._place_optimizer(phase.step.optimizer, state)
-    count = min(self._steps_per_call(), limit - step, start + phase.num_steps - step)
+    room = min(limit, start + phase.num_steps) - step
+    count = self._steps_per_call if room >= self._steps_per_call else 1  # two programs at most are compiled
     batches = {name: self._feeds[name].batches(step - start, count) for name in phase.step.sets}
-    self._fed.append((step, batches))
     own = self._steps[phase].at(step) if count == 1 else self._steps[phase]
     state, metrics = self._dispatch(phase, own, count)(state, batches)
     return state, count, metrics
@@ -198,7 +196,7 @@ class Experiment:
       self._feeds["source"].restore(state, self._source_position(step))
 
   def faulty_examples(self, state: TrainState, step: int) -> dict[str, list[int]]:
-    """Finds the examples that make a step of the last two dispatches not finite, see `nonfinite.faulty_rows`.
+    """Finds the examples that make a step not finite, see `nonfinite.faulty_rows`; reads its batches once more.
 
     Args:
       state: placed by `place`, with finite parameters; not donated.
@@ -207,9 +205,9 @@ class Experiment:
     Returns:
       Their indices in each set that the step draws from.
     """
-    phase, _ = self._phase_at(step - 1)
-    first, batches = next(fed for fed in reversed(self._fed) if fed[0] < step)
-    found = jax.device_get(self._find_faulty(phase)(state, jax.tree.map(lambda part: part[step - 1 - first], batches)))
+    phase, start = self._phase_at(step - 1)
+    batches = {name: self._feeds[name].again(step - 1 - start) for name in phase.step.sets}
+    found = jax.device_get(self._find_faulty(phase)(state, batches))
     pairs = zip(phase.step.sets, found, strict=False)
     return {name: np.unique(index[faulty]).tolist() for name, (index, faulty) in pairs}
 
@@ -255,9 +253,23 @@ class Experiment:
     shardings = sharding.state_shardings(abstract, self._mesh, self.config.shard_params)
     return state.replace(opt_state=jax.jit(optimizer.init, out_shardings=shardings.opt_state)(state.params))
 
+  @functools.cached_property
   def _steps_per_call(self):
-    # Convolutions in a loop are slow on CPU, where a dispatch costs nothing beside them.
-    return self.config.steps_per_call or (1 if jax.default_backend() == "cpu" else 20)
+    """How many steps a dispatch takes where there is room for them; else it takes one."""
+    if self.config.steps_per_call:
+      return self.config.steps_per_call
+    if (
+      jax.default_backend() == "cpu"
+    ):  # where convolutions in a loop are slow, and a dispatch costs nothing beside them
+      return 1
+    stretch = min(self.interval(self.config.eval_every_epochs), self.interval(self.config.checkpoint_every_epochs))
+    least = _MOST_STEPS_PER_CALL // 2
+    even = [count for count in range(_MOST_STEPS_PER_CALL, least, -1) if stretch % count == 0]
+    return even[0] if even else min(_MOST_STEPS_PER_CALL, stretch)
+
+  def interval(self, epochs: float) -> int:
+    """Returns the steps of so many passes over the source, at least one; infinity is the whole run."""
+    return max(1, round(min(epochs * self.steps_per_epoch, self.num_steps)))
 
   def _phase_at(self, step) -> tuple[Phase, int]:
     start = 0

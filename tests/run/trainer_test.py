@@ -1,5 +1,8 @@
 """What reaches the step, on any number of devices, and what an experiment tells about its weights."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,16 +146,17 @@ def test_flips(monkeypatch):
   "backend, fields, counts",
   [
     ("cpu", {}, [1] * 8),
-    ("gpu", {}, [4, 3, 1]),
-    ("tpu", {}, [4, 3, 1]),
+    ("gpu", {}, [4, 1, 1, 1, 1]),
+    ("tpu", {}, [4, 1, 1, 1, 1]),
+    ("gpu", {"eval_every_epochs": 0.5}, [2, 2, 2, 1, 1]),
     ("gpu", {"steps_per_call": 2}, [2, 2, 2, 1, 1]),
     ("cpu", {"steps_per_call": 3}, [3, 1, 3, 1]),
   ],
 )
 def test_how_many_steps_a_call_takes(monkeypatch, backend, fields, counts):
-  """20 where dispatches are dear, but none past a limit (here 7) or past the end of a phase (here 4)."""
+  """Up to 20 where dispatches are dear, but none past a limit (here 7) or past the end of a phase (here 4)."""
   monkeypatch.setattr(jax, "default_backend", lambda: backend)
-  monkeypatch.setattr(Experiment, "_compile", lambda self, phase, count: lambda state, batches: (state, batches))
+  monkeypatch.setattr(Experiment, "_compile", lambda self, phase, step, count: lambda state, batches: (state, batches))
   task = runs.make_task()
   experiment = Experiment(runs.make_config(method="finetune", num_epochs=1, **fields), task)
   assert (experiment.num_steps, experiment.steps_per_epoch) == (8, 4)
@@ -169,6 +173,52 @@ def test_how_many_steps_a_call_takes(monkeypatch, backend, fields, counts):
   assert taken == counts
   with pytest.raises(ValueError, match="step 8 of 8"):
     experiment.advance(state, 8, 9)
+
+
+@pytest.mark.parametrize(
+  "steps, count", [(1, 1), (18, 18), (21, 20), (40, 20), (45, 15), (47, 20), (50, 20), (57, 19), (391, 17), (66, 11)]
+)
+def test_two_programs_at_most_serve_where_dispatches_are_dear(monkeypatch, steps, count):
+  """Dispatches of one length where one from 11 to 20 divides the steps between two events; else single steps, too."""
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  compiled = []
+  monkeypatch.setattr(
+    Experiment, "_compile", lambda self, phase, step, count: compiled.append(count) or (lambda state, batches: (state, {}))
+  )
+  every = steps / runs.STEPS_PER_EPOCH
+  config = runs.make_config(num_epochs=200, eval_every_epochs=every, checkpoint_every_epochs=2 * every)
+  experiment = Experiment(config, runs.make_task())
+  state, step = experiment.place(experiment.initial_state()), 0
+  while step < 2 * steps:
+    state, taken, _ = experiment.advance(state, step, steps * (step // steps + 1))
+    step += taken
+  assert step == 2 * steps and compiled[0] == count and set(compiled) <= {count, 1} and len(compiled) <= 2
+
+
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+def test_no_pixels_are_kept_of_a_dispatch(feed):
+  """Examples at fault are found by reading the batch again, which leaves the feed where it is."""
+  task = runs.make_task()
+  task.source["x"][17] = np.nan
+  experiment = Experiment(runs.make_config(data__feed=feed), task)
+  fed, batches = [], experiment._feeds["source"].batches
+  experiment._feeds["source"].batches = lambda *place: fed.append(batches(*place)) or fed[-1]
+  state = experiment.place(experiment.initial_state())
+  epoch = [EpochSampler(N, runs.BATCH_SIZE, 0).batch(step)[0] for step in range(4)]
+  place = next(step for step, index in enumerate(epoch) if 17 in index)
+  start = experiment.place(experiment.initial_state())
+  for step in range(4):
+    state, *_ = experiment.advance(state, step, step + 1)
+  seen = [weakref.ref(batch["x"]) for batch in fed[:4]]
+  fed.clear()
+  gc.collect()
+  assert not any(ref() for ref in seen)
+  for step in range(4):
+    found = experiment.faulty_examples(start, step + 1)
+    assert found == {"source": [17] if step == place else [], "target": []}
+  if feed == "streaming":  # the stream itself has not moved
+    index = np.asarray(batches(4, 1)["index"])[0]
+    np.testing.assert_array_equal(index[: runs.BATCH_SIZE], EpochSampler(N, runs.BATCH_SIZE, 0).batch(4)[0])
 
 
 def test_the_optimizer_starts_anew_with_a_phase(monkeypatch):
