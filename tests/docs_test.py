@@ -117,9 +117,10 @@ def test_extending(tmp_path, monkeypatch, no_report, capsys):
   monkeypatch.chdir(tmp_path)
   names = pages.run(page("extending.md"))
   runs = {path.name for path in (tmp_path / "runs").iterdir()}
-  assert runs == {"linen", "nnx", "functions", "pretrained", "augmented", "adamw", "evaluated", "generalized"}
+  assert runs == {"linen", "nnx", "functions", "pretrained", "augmented", "adamw", "evaluated", "generalized", "values"}
   assert 0 <= float(capsys.readouterr().out) <= 1  # the accuracy of the worst class
   assert names["state"].alpha.shape == (160,) and int(names["state"].step) == 1
+  assert names["predicted"].shape == (40,)
 
 
 def test_augmentation(tmp_path, monkeypatch):

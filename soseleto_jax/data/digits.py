@@ -1,5 +1,8 @@
 """scikit-learn's bundled handwritten digits: a real image set that needs no download."""
 
+import importlib.util
+import pathlib
+
 import numpy as np
 
 from soseleto_jax.data import checks, draws
@@ -25,14 +28,25 @@ def load(split: str) -> dict:
     ValueError: for another split.
   """
   checks.choice("split", split, ("train", "test"))
+  rows = _stored()
+  x = np.round(rows[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+  label = rows[:, -1].astype(np.int32)
+  is_test = np.zeros(len(label), bool)
+  for digit in range(10):
+    of_digit = np.flatnonzero(label == digit)
+    is_test[of_digit[draws.permutation(len(of_digit), 0, "digits", "test", digit)[:_TEST_PER_CLASS]]] = True
+  chosen = is_test if split == "test" else ~is_test
+  return {"x": x[chosen], "label": label[chosen], "class_names": CLASS_NAMES}
+
+
+def _stored() -> np.ndarray:
+  """Returns pixels and label of each image, float64 `[1797, 65]`, from the file itself: importing takes two seconds."""
+  package = importlib.util.find_spec("sklearn")
+  for folder in (package and package.submodule_search_locations) or ():
+    path = pathlib.Path(folder, "datasets", "data", "digits.csv.gz")
+    if path.exists():
+      return np.loadtxt(path, delimiter=",")
   from sklearn import datasets
 
   stored = datasets.load_digits()
-  x = np.round(stored.images[..., None] * (255 / 16)).astype(np.uint8)
-  label = stored.target.astype(np.int32)
-  is_test = np.zeros(len(label), bool)
-  for digit in range(10):
-    rows = np.flatnonzero(label == digit)
-    is_test[rows[draws.permutation(len(rows), 0, "digits", "test", digit)[:_TEST_PER_CLASS]]] = True
-  chosen = is_test if split == "test" else ~is_test
-  return {"x": x[chosen], "label": label[chosen], "class_names": CLASS_NAMES}
+  return np.column_stack([stored.data, stored.target])

@@ -1,3 +1,7 @@
+import importlib.util
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn import datasets
@@ -26,3 +30,14 @@ def test_split_is_fixed():
 def test_unknown_split():
   with pytest.raises(ValueError, match="split='tset' is unknown; choose from train, test; did you mean 'test'"):
     digits.load("tset")
+
+
+def test_the_file_is_read_without_the_library(monkeypatch):
+  """And with it, where the library has no such file, to the same numbers."""
+  command = "import sys; from soseleto_jax.data import digits; digits.load('train'); print('sklearn' in sys.modules)"
+  shown = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
+  assert shown == "False\n"
+  own = digits.load("test")
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  for column, values in digits.load("test").items():
+    np.testing.assert_array_equal(values, own[column])

@@ -183,7 +183,9 @@ def test_two_programs_at_most_serve_where_dispatches_are_dear(monkeypatch, steps
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   compiled = []
   monkeypatch.setattr(
-    Experiment, "_compile", lambda self, phase, step, count: compiled.append(count) or (lambda state, batches: (state, {}))
+    Experiment,
+    "_compile",
+    lambda self, phase, step, count: compiled.append(count) or (lambda state, batches: (state, {})),
   )
   every = steps / runs.STEPS_PER_EPOCH
   config = runs.make_config(num_epochs=200, eval_every_epochs=every, checkpoint_every_epochs=2 * every)
