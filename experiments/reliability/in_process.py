@@ -3,19 +3,21 @@
 Each function returns how many of `count` faults were survived, by what it says itself.
 """
 
+import functools
 import json
 import os
 import pathlib
 import shutil
 import tempfile
+import types
 from collections.abc import Callable
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from experiments.reliability import children
 from soseleto_jax.data.task import from_arrays
+from soseleto_jax.run import checkpoint
 from soseleto_jax.run.checkpoint import Checkpoints
 from soseleto_jax.run.trainer import Experiment
 from soseleto_jax.train import train_and_evaluate
@@ -39,15 +41,16 @@ def failing_reads(workdir: pathlib.Path, rng: np.random.Generator, count: int) -
   with _Restoring(workdir) as restoring:
     for _ in range(count):
       error = (_PERMISSION, _DISK, _MEMORY)[rng.integers(3)]
-      handler = (ocp.JsonCheckpointHandler, ocp.StandardCheckpointHandler)[rng.integers(2)]
-      restore, handler.restore = handler.restore, _failing(error)
+      part = ("loop", "state")[rng.integers(2)]
+      handler = checkpoint._HANDLERS[part]
+      checkpoint._HANDLERS[part] = functools.partial(types.SimpleNamespace, restore=_failing(error))
       try:
         restoring()
       except OSError as met:
         told = "cannot be read" in str(met)
       else:
         told = False
-      handler.restore = restore
+      checkpoint._HANDLERS[part] = handler
       survived += told and restoring() == restoring.newest
   return survived
 
