@@ -14,7 +14,9 @@ from experiments import (
   figure1,
   figure2,
   human_noise,
+  language_model,
   noise_kinds,
+  regression,
   runs,
   svhn_instances,
   table1,
@@ -25,7 +27,18 @@ from experiments import (
 
 EXPERIMENTS = tuple(
   module.EXPERIMENT
-  for module in (figure1, table1, figure2, table2, svhn_instances, unlabelled, human_noise, noise_kinds)
+  for module in (
+    figure1,
+    table1,
+    figure2,
+    table2,
+    svhn_instances,
+    unlabelled,
+    human_noise,
+    noise_kinds,
+    language_model,
+    regression,
+  )
 )
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = (_ROOT / "README.md", _ROOT / "docs" / "results.md")
