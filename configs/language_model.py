@@ -4,7 +4,7 @@
 
 Sequences of 40 bytes from Python's own library, each next byte to be predicted: docstrings of some modules steer, and
 the source holds docstrings and code of others, both also with their bytes shuffled, and bytecode
-(soseleto_jax/data/python_text.py). A transformer of one block in Flax NNX, and one loss for each sequence. The alignment
+(soseleto_jax/data/python_text.py). A transformer of one block in Flax NNX, and a loss for each sequence. The alignment
 runs over the first kernel of its perceptron, which told the kinds apart best. What it gives beside plain training:
 `python -m experiments.language_model`.
 
