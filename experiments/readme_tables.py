@@ -16,6 +16,7 @@ from experiments import (
   human_noise,
   language_model,
   noise_kinds,
+  own_data,
   regression,
   runs,
   svhn_instances,
@@ -38,6 +39,7 @@ EXPERIMENTS = tuple(
     noise_kinds,
     language_model,
     regression,
+    own_data,
   )
 )
 _ROOT = pathlib.Path(__file__).resolve().parent.parent

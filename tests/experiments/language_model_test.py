@@ -51,6 +51,7 @@ def test_tables_of_the_regression(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_run_of_the_language_model(tmp_path, monkeypatch, no_report):
   """Few modules of the library, and what is recorded of the run."""
   text = {kind: bytes(range(256)) * 40 for kind in ("docstrings", "code", "bytecode")}
