@@ -184,12 +184,14 @@ def map_over_devices(step: Any, mesh: Mesh, specs: Any, shard_params: bool = Fal
 
   With `shard_params`, the step's `gradients` are mapped, and its `descend` is partitioned automatically.
   """
+  # Where other axes are explicit, JAX 0.12 fails on scalars in a part that is mapped over "data" alone.
+  names = set(mesh.axis_names) if AxisType.Explicit in mesh.axis_types else {AXIS}
   if not shard_params:
     return jax.shard_map(
-      step, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(STATE_SPECS, P()), axis_names={AXIS}
+      step, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(STATE_SPECS, P()), axis_names=names
     )
   mapped = jax.shard_map(
-    step.gradients, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(P(), STATE_SPECS, P()), axis_names={AXIS}
+    step.gradients, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(P(), STATE_SPECS, P()), axis_names=names
   )
 
   def sharded(state, *args):
