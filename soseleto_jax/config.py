@@ -242,6 +242,9 @@ def _check_fields(config):
     raise ValueError(f"config.{field} is unknown{suggested}{own}")
   for field in known.keys() - given.keys():
     raise ValueError(f"config.{field} is missing; start from soseleto_jax.config.default_config()")
+  for field, default in known.items():
+    if given[field] is None and default is not None:
+      raise ValueError(f"config.{field}=None: give a value, such as {default!r}")
 
 
 def _choice(field, value, choices):

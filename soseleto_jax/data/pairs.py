@@ -1,5 +1,6 @@
 """Examples and labels as a Python program holds them: arrays, lists, data frames, memory maps."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ def read(field: str, x: Any, label: Any, true_label: Any = None, *, positions: i
   given = {"label": label} if true_label is None else {"label": label, "true_label": true_label}
   encoded = {}
   for column, values in given.items():
-    if not hasattr(values, "__len__") or np.ndim(values) == 0:
+    # NumPy would ask anything else that gives items for one after the other, perhaps without end.
+    if not (hasattr(values, "__array__") or isinstance(values, Sequence)) or np.ndim(values) == 0:
       raise ValueError(f"{field} {column}s are of type {type(values).__name__}; give one for each example, [N]")
     if np.ma.is_masked(values):
       raise ValueError(f"{field} {column}s have masked elements; leave these examples out")

@@ -236,6 +236,9 @@ def from_arrays(
     name: a short name.
   """
   given = {"source": tuple(source_class_names), "target": tuple(target_class_names)}
+  for side, names in given.items():
+    if not all(isinstance(name, str) for name in names):
+      raise ValueError(f"{side}_class_names={names!r}: give a string for each class")
   if shared_classes:
     either = given["source"] or given["target"]
     given = {side: names or either for side, names in given.items()}
