@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from soseleto_jax import choices
 from soseleto_jax.config import default_config
-from soseleto_jax.data import own
+from soseleto_jax.data import bucket_copies, own
 from soseleto_jax.data.normalization import fit_normalization
 from soseleto_jax.models.network import is_whole
 from soseleto_jax.run.given import Evaluate
@@ -55,8 +55,8 @@ def fit(
 
   Args:
     source: many examples whose labels you do not quite trust: a pair (x, labels) of arrays, lists, memory maps, or a
-      DataFrame and a Series; or a folder, of images with one folder for each class, or of x.npy and label.npy. Labels
-      are strings, whole numbers, bools or categories.
+      DataFrame and a Series; or a folder, or `gs://bucket/folder`, of images with one folder for each class, or of
+      x.npy and label.npy. Labels are strings, whole numbers, bools or categories.
     target: a few that you do trust, likewise. Of a folder its `train`, where there is one.
     test: what to test on, likewise; None takes the target folder's `test`, or `num_test` examples of the target.
     validation: more that you trust, by which the best step is told; None takes the target folder's `validation`, or
@@ -92,6 +92,7 @@ def fit(
   Raises:
     ValueError: data or settings that cannot be used; the message says what to change.
   """
+  bucket_copies.look_again()
   config = default_config()
   data = config.data
   data.update(shared_classes=shared_classes, drop_unshared=drop_unshared, on_unreadable=on_unreadable)

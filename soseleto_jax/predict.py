@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from soseleto_jax import storage
-from soseleto_jax.data import folders, lazy
+from soseleto_jax.data import bucket_copies, folders, lazy
 from soseleto_jax.data.images import MODES, Look
 from soseleto_jax.loading import load
 from soseleto_jax.run.interface import Interface
@@ -66,7 +66,7 @@ def read_inputs(
   """
   if path.endswith(".npy"):
     try:
-      return {"x": np.load(os.path.expanduser(path), mmap_mode="r"), "file": None}
+      return {"x": np.load(bucket_copies.local(path), mmap_mode="r"), "file": None}
     except (OSError, ValueError, EOFError) as error:
       raise ValueError(f"--images={path} cannot be read: {error}") from error
   shape = interface.shape

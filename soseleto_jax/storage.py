@@ -51,6 +51,12 @@ def is_bucket(path: str | os.PathLike) -> bool:
   return os.fspath(path).startswith("gs://")
 
 
+def cache_folder() -> pathlib.Path | None:
+  """Returns the folder of what is kept between runs: the environment's SOSELETO_CACHE; None where that is empty."""
+  folder = os.environ.get("SOSELETO_CACHE", "~/.cache/soseleto_jax")
+  return pathlib.Path(folder).expanduser() if folder else None
+
+
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
   """Writes a file whole or not at all: a reader never sees half of it."""
   if is_bucket(path):

@@ -47,19 +47,27 @@ class Server:
     self._process.wait()
 
 
+@contextlib.contextmanager
+def serving(folder):
+  """Gives a running `Server`, which the clients of this process and of those that it starts ask."""
+  server = Server(folder)
+  with pytest.MonkeyPatch.context() as patched:
+    for name, value in server.environment.items():
+      patched.setenv(name, value)
+    for client in ("gcsfs", "gcp_storage_emulator"):  # which read them when they are imported
+      pytest.importorskip(client)
+    _forget_clients()
+    server.start()
+    yield server
+    server.stop()
+    _forget_clients()
+
+
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-  """A running `Server`, which the clients of this process and of those that it starts ask."""
-  server = Server(tmp_path / "served")
-  for name, value in server.environment.items():
-    monkeypatch.setenv(name, value)
-  for client in ("gcsfs", "gcp_storage_emulator"):  # which read them when they are imported
-    pytest.importorskip(client)
-  _forget_clients()
-  server.start()
-  yield server
-  server.stop()
-  _forget_clients()
+def server(tmp_path):
+  """A server of one test's own."""
+  with serving(tmp_path / "served") as server:
+    yield server
 
 
 def _forget_clients():

@@ -41,11 +41,10 @@ def remember(root: pathlib.Path, names: Sequence[str], look: Any, unreadable: di
 
 
 def _file(root, look):
-  folder = os.environ.get("SOSELETO_CACHE", "~/.cache/soseleto_jax")
-  if not folder:
+  if (folder := storage.cache_folder()) is None:
     return None
   key = hashlib.sha256(f"{os.path.abspath(root)} {look!r}".encode()).hexdigest()[:32]
-  return pathlib.Path(folder).expanduser() / "folders" / f"{key}.json"
+  return folder / "folders" / f"{key}.json"
 
 
 def _digest(root, names):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from soseleto_jax.data import checked_folders, labels, lazy
+from soseleto_jax.data import bucket_copies, checked_folders, labels, lazy
 from soseleto_jax.data.images import Images, Look, Unreadable, formats
 
 _LOGGER = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def load_folder(
       all by name, or of unequal size where `look.size` is 0.
   """
   root = split_folder(path, split)
-  given = path if root == pathlib.Path(path).expanduser() else os.path.join(path, split)
+  given = path if root == bucket_copies.local(path) else os.path.join(path, split)
   class_names, names, label = list_images(root)
   rows = np.arange(len(names))
   x, unreadable = _read_all(root, names, look, most_bytes)
@@ -91,7 +91,7 @@ def load_unsorted(path: str, look: Look, *, on_unreadable: str = "stop", most_by
   Raises:
     ValueError: as `load_folder`, and for a folder without images.
   """
-  root = pathlib.Path(path).expanduser()
+  root = bucket_copies.local(path)
   if not root.is_dir():
     raise ValueError(f"{path!r} is no folder; give the one that holds your images")
   names = sorted(os.path.normpath(name) for name in _walk(root, "", collections.Counter()))
@@ -112,7 +112,7 @@ def split_folder(path: str, split: str) -> pathlib.Path:
   Raises:
     ValueError: there is none.
   """
-  root = pathlib.Path(path).expanduser()
+  root = bucket_copies.local(path)
   if not root.is_dir():
     raise ValueError(f"path={path!r} is no folder; give the one that holds your data")
   folder = root / split

@@ -8,7 +8,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from soseleto_jax.core import import_path
-from soseleto_jax.data import checks, classes, lazy, sides, synthetic
+from soseleto_jax.data import bucket_copies, checks, classes, lazy, sides, synthetic
 from soseleto_jax.data.normalization import Normalization, fit_normalization
 from soseleto_jax.data.selection import Subset
 from soseleto_jax.data.task import Task, assemble
@@ -76,6 +76,7 @@ def task_of(
   Raises:
     ValueError, RuntimeError: as for `get_task`; a task that cannot be found, or is none.
   """
+  bucket_copies.look_again()
   if not config.task:
     return get_task(config.data, config.seed, num_processes, read)
   make_task = import_path.find("config.task", config.task)

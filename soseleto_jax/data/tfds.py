@@ -4,11 +4,13 @@ import concurrent.futures
 import importlib.util
 import math
 import os
+import pathlib
 
 import numpy as np
 
+from soseleto_jax import storage
 from soseleto_jax.core.suggest import did_you_mean
-from soseleto_jax.data import checks, lazy
+from soseleto_jax.data import bucket_copies, checks, lazy
 from soseleto_jax.data.images import MODES, Images, Look
 
 # Examples decoded by one task of the thread pool; Pillow decodes outside Python's lock.
@@ -35,7 +37,8 @@ def load(
   Args:
     name: TFDS name, with configuration and version if wanted: `"cifar10"`, `"emnist/letters"`.
     split: `"train"`, or any TFDS expression such as `"train[:80%]"`.
-    data_dir: where the sets are; None: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+    data_dir: where the sets are, a folder or `gs://bucket/folder`, from where the set is copied; None:
+      `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
     label_key: the column that holds the labels.
     grayscale: whether to convert images to one channel (luma).
     size: height and width to resize images to, in pixels; 0 keeps theirs.
@@ -55,7 +58,8 @@ def load(
   """
   if importlib.util.find_spec("PIL") is None:
     raise ImportError(f"reading the images of {name!r} needs Pillow: pip install pillow")
-  data_dir = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "") or None
+  data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+  data_dir = os.fspath(storage.as_path(data_dir)) if data_dir else None
   builder = _prepared_builder(name, data_dir, prepare)
   image_key, channels = _image_feature(builder)
   columns, class_names = _label_columns(builder, label_key)
@@ -104,8 +108,12 @@ def _prepared_builder(name: str, data_dir: str | None, prepare: bool):
   import tensorflow_datasets as tfds  # takes a second, here and below, which other sets need not wait
 
   folder = data_dir or tfds.core.constants.DATA_DIR
+  in_bucket = storage.is_bucket(folder)
   try:
-    builder = tfds.builder(name, data_dir=data_dir)
+    with storage.os_errors(pathlib.PurePath(folder)):
+      builder = tfds.builder(name, data_dir=data_dir)
+      if in_bucket and builder.is_prepared():
+        return tfds.builder_from_directory(str(bucket_copies.local(builder.data_dir)))
   except tfds.core.DatasetNotFoundError as error:
     known = [*_NO_TFDS, *tfds.list_builders(with_community_datasets=False)]
     hint = did_you_mean(name, known) or "; there are for instance 'digits', 'synthetic', 'cifar10' and 'mnist'"
@@ -116,6 +124,8 @@ def _prepared_builder(name: str, data_dir: str | None, prepare: bool):
     raise ValueError(f"data set {name!r} cannot be opened: {error}") from error
   if builder.is_prepared():
     return builder
+  if in_bucket:
+    raise RuntimeError(_how_to_get(name, folder, "and a bucket is only read from"))
   if not prepare:
     raise RuntimeError(_how_to_get(name, folder, "and was not to be prepared"))
   if importlib.util.find_spec("tensorflow") is None:

@@ -110,9 +110,12 @@ def _of_classes(row, listed):
 
 
 def link(file: str, workdir: str | os.PathLike) -> str:
-  """Returns where a page in a folder finds a file: as relative, or as absolute, as the file was given."""
+  """Returns where a page in a folder finds a file: as relative, or as absolute, as the file was given.
+
+  What is in a bucket is found by those who may see it, by way of its console.
+  """
   if storage.is_bucket(file):
-    return file
+    return f"https://storage.cloud.google.com/{urllib.parse.quote(file.removeprefix('gs://'))}"
   path = os.path.expanduser(file)
   if os.path.isabs(path) or storage.is_bucket(workdir):
     return pathlib.Path(path).absolute().as_uri()

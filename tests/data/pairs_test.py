@@ -1,10 +1,13 @@
 """Examples as a Python program holds them."""
 
+import contextlib
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from soseleto_jax.data import lazy, pairs
+from soseleto_jax.data.task import from_arrays
 
 LABEL = ["b", "a", "b"]
 
@@ -96,17 +99,32 @@ def test_a_set_that_does_not_give_what_it_says(given, message):
     pairs.read("source", Set(**given), np.arange(6)).examples["x"][np.arange(3)]
 
 
-def test_a_file_of_h5py_stays_on_disk(tmp_path):
-  """Which takes rows in order, and each once."""
-  h5py = pytest.importorskip("h5py")
-  values = np.arange(30, dtype=np.float64).reshape(10, 3)
-  with h5py.File(tmp_path / "x.h5", "w") as file:
-    file["x"] = values
-    x = pairs.read("source", file["x"], np.arange(10)).examples["x"]
-    assert lazy.is_lazy(x) and x.dtype == np.float32
-    rows = np.array([7, 2, 2, 9])
-    np.testing.assert_array_equal(x[rows], values[rows])
-    np.testing.assert_array_equal(lazy.load(x), values)
+@contextlib.contextmanager
+def stored(kind, folder, values):
+  library = pytest.importorskip(kind)
+  if kind == "zarr":
+    yield library.create_array(str(folder / "x.zarr"), data=values, chunks=(4, *values.shape[1:]))
+  else:
+    with library.File(folder / "x.h5", "w") as file:
+      yield file.create_dataset("x", data=values)
+
+
+@pytest.mark.parametrize("kind", lazy.STORED)
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
+def test_arrays_of_h5py_and_zarr_stay_on_disk(tmp_path, kind, dtype):
+  """Which take rows in order, and each once."""
+  values = np.arange(60).astype(dtype).reshape(10, 3, 2, 1)
+  with stored(kind, tmp_path, values) as array:
+    x = pairs.read("source", array, np.arange(10)).examples["x"]
+    assert lazy.streams(x, "auto", 1) and x.dtype == (np.float32 if dtype == np.float64 else np.uint8)
+    for rows in ([7, 2, 2, 9], [3], []):
+      np.testing.assert_array_equal(x[np.array(rows, int)], values[rows])
+    np.testing.assert_array_equal(
+      lazy.load(lazy.take(x, values[:, 0, 0, 0] % 4 == 0)), values[values[:, 0, 0, 0] % 4 == 0]
+    )
+    task = from_arrays(array, np.arange(10) % 2, values[:4], np.arange(4) % 2)
+    assert lazy.is_lazy(task.source["x"])
+    np.testing.assert_array_equal(task.source["x"][np.array([4, 1])], values[[4, 1]])
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,7 @@ def test_files_are_linked(tmp_path, monkeypatch, kind):
   assert links == [
     "../../web/a%20%231.jpg", "../../web/%3Cb%3E/2.jpg", "file:///data/%C3%A9.jpg", "file:///home/me/4.jpg",
   ]  # fmt: skip
+  assert link("gs://bucket/web/a #1.jpg", "runs/mine") == "https://storage.cloud.google.com/bucket/web/a%20%231.jpg"
   listed = SourceList(alpha, source["label"], None, file, None, None, NAMES)
   path = write_report("runs/mine", title="", config={}, records=[], listed=listed, x=source["x"], summary={})
   page = Page(path)
