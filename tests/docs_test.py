@@ -8,7 +8,7 @@ import pytest
 
 from soseleto_jax import train_and_evaluate
 from soseleto_jax.config import validate
-from soseleto_jax.report import source_list
+from soseleto_jax.report import list_files
 from tests import pages, runs
 
 PAGES = [pages.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -97,7 +97,7 @@ def test_what_a_run_leaves(tmp_path, monkeypatch, no_report):
   written = {path.name for path in (tmp_path / "runs" / "mine").iterdir()} - {".lock"}
   assert named == written | {"report.html", "figures"}  # which this test leaves out
   first_cells = " ".join(line.split("|")[1] for line in columns.splitlines())
-  assert re.findall(r"`([^`]+)`", first_cells) == list(source_list.COLUMNS)
+  assert re.findall(r"`([^`]+)`", first_cells) == list(list_files.COLUMNS)
 
 
 def test_settings(tmp_path, monkeypatch):

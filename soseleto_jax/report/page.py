@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soseleto_jax import storage
-from soseleto_jax.report import sheets, source_list, writers
+from soseleto_jax.report import list_files, sheets, source_list, writers
 from soseleto_jax.report.source_list import SourceList
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _weights(workdir, listed, x) -> dict[str, Any]:
     everything = x[np.arange(len(x))]  # so that x may be on disk
     plane["points"] = figures.points(everything, listed.label, alpha, wrong)
   found = sheets.sheets(workdir, listed, x)
-  path = source_list.find(workdir)
+  path = list_files.find(workdir)
   return {
     "count": len(alpha),
     "at_0": np.sum(alpha <= 0),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from soseleto_jax.core.train_state import TrainState
-from soseleto_jax.report import source_list
+from soseleto_jax.report import list_files
 from soseleto_jax.report.source_list import SourceList
 from soseleto_jax.run.prediction import Predictor
 
@@ -49,7 +49,7 @@ class Result:
   @property
   def list_file(self) -> pathlib.Path | None:
     """The path of source_weights.csv, or of such a file; None where the run left none."""
-    return source_list.find(self.report.parent)
+    return list_files.find(self.report.parent)
 
   def predict(self, x: Any) -> np.ndarray:
     """Classifies inputs as they are stored: they are normalised as in training.
@@ -93,4 +93,4 @@ class Result:
       raise ValueError(
         f"{self.report.parent} holds no list of suspects: its run has not ended, or its method learns no weights"
       )
-    return source_list.read(path, n)
+    return list_files.read(path, n)

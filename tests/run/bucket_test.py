@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from soseleto_jax import storage
-from soseleto_jax.report import source_list, writers
+from soseleto_jax.report import list_files, writers
 from soseleto_jax.run import lease
 from soseleto_jax.run.workdir import claim
 from soseleto_jax.train import train_and_evaluate
@@ -72,11 +72,11 @@ def test_the_list_of_suspects_comes_back(server, monkeypatch):  # noqa: F811
   """As CSV and as Parquet."""
   listed = make_list()
   listed.write(FOLDER)
-  pd.testing.assert_frame_equal(source_list.read(source_list.find(FOLDER)), listed.head())
-  monkeypatch.setattr(source_list, "MOST_ROWS_OF_CSV", 20)
+  pd.testing.assert_frame_equal(list_files.read(list_files.find(FOLDER)), listed.head())
+  monkeypatch.setattr(list_files, "MOST_ROWS_OF_CSV", 20)
   listed.write(FOLDER)
-  assert source_list.find(FOLDER).name == "source_weights.parquet"
-  pd.testing.assert_frame_equal(source_list.read(source_list.find(FOLDER), 5), listed.head(5))
+  assert list_files.find(FOLDER).name == "source_weights.parquet"
+  pd.testing.assert_frame_equal(list_files.read(list_files.find(FOLDER), 5), listed.head(5))
 
 
 def test_one_holder_at_a_time(server, quick):  # noqa: F811

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from soseleto_jax.data.get_task import get_task
-from soseleto_jax.report import source_list
+from soseleto_jax.report import list_files
 from soseleto_jax.run import processes
 from soseleto_jax.run.checkpoint import Checkpoints
 from soseleto_jax.run.trainer import Experiment
@@ -140,7 +140,7 @@ def test_two_processes_are_one_with_as_many_devices(folder, straight, read):
   problems.assert_close(records, expected_records)
   assert len(np.unique(state.alpha)) > 50
   lists = [
-    source_list.read(source_list.find(path)).set_index("index").sort_index() for path in (straight[0], folder / "alone")
+    list_files.read(list_files.find(path)).set_index("index").sort_index() for path in (straight[0], folder / "alone")
   ]
   for column in ("row", "label", "given_probability", "suggested_probability"):
     np.testing.assert_allclose(lists[0][column], lists[1][column], rtol=1e-3, atol=1e-5)
