@@ -156,6 +156,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       tables.markdown(["", "ours", "authors' code", "difference"], rows),
     ),
     ("Each seed", tables.markdown(["seed", *(title for title, *_ in _ROWS.values())], by_seed)),
+    records=records,
   )
   if records:
     figure_style.save(draw(records), folder / f"figure1_{protocol}.png")

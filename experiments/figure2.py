@@ -53,7 +53,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
   conditions, levels = [{"noise": noise} for noise in table1.NOISE], [f"{noise:.0%}" for noise in table1.NOISE]
   caption = "Wrong labels in % among the half of the source with the largest weights: mean ± sd over seeds (how many)"
   table = tables.beside(METHODS, halves, conditions, levels, "best_half")
-  tables.write(folder / f"figure2_{protocol}.md", (caption, table))
+  tables.write(folder / f"figure2_{protocol}.md", (caption, table), records=records)
   figure_style.save(draw(records), folder / f"figure2_{protocol}.png")
 
 

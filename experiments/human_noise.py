@@ -54,6 +54,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
         },
       ),
     ),
+    records=records,
   )
 
 

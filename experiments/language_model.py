@@ -78,6 +78,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
         {name: (f"alpha_{name}", 1, 2) for name in KINDS} | {"area under the ROC curve": ("auc", 1, 3)},
       ),
     ),
+    records=records,
   )
 
 

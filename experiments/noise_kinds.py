@@ -208,7 +208,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
         tables.markdown(header, differences(records, at)),
       ),
     ]
-  tables.write(folder / f"noise_kinds_{protocol}.md", *parts)
+  tables.write(folder / f"noise_kinds_{protocol}.md", *parts, records=records)
 
 
 EXPERIMENT = runs.Experiment("noise_kinds", make_runs, render, seeds=(0, 1, 2, 3, 4))

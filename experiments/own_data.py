@@ -219,7 +219,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       parts.append((about, tables.metrics_table(METHODS, records, {"data": data}, columns)))
   lines = [[METHODS[name].title, str(count)] for name, count in _LINES.items()]
   parts.append(("Lines of Python, from arrays to the list and a classifier", tables.markdown(["", "lines"], lines)))
-  tables.write(folder / f"own_data_{protocol}.md", *parts)
+  tables.write(folder / f"own_data_{protocol}.md", *parts, records=records)
 
 
 EXPERIMENT = runs.Experiment("own_data", make_runs, render)

@@ -11,6 +11,7 @@ import pathlib
 import re
 
 from experiments import (
+  appendix_c,
   figure1,
   figure2,
   human_noise,
@@ -30,6 +31,7 @@ EXPERIMENTS = tuple(
   module.EXPERIMENT
   for module in (
     figure1,
+    appendix_c,
     table1,
     figure2,
     table2,

@@ -71,6 +71,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       "Diabetes, 30 % of the source's values permuted, last epoch: mean ± sd over seeds (how many)",
       tables.metrics_table(METHODS, records, {}, columns),
     ),
+    records=records,
   )
 
 

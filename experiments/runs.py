@@ -23,6 +23,7 @@ import numpy as np
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
+from experiments import provenance
 from soseleto_jax.config import changed_fields
 from soseleto_jax.data import sides
 from soseleto_jax.data.get_task import task_of as _task_of
@@ -76,11 +77,17 @@ class Run:
     digest = hashlib.sha256(computed.encode()).hexdigest()[:8]
     return "-".join([self.method, *conditions, f"seed={self.config.seed}", digest])
 
+  def versions(self) -> dict[str, int]:
+    """Returns by which versions of the code it is computed."""
+    return provenance.versions(self.config.method, self.train)
+
   def is_recorded_by(self, record: Record) -> bool:
     """Whether a record, as `upgraded` returns it, is of this run: same conditions, settings, and what it computes."""
     if (self.method, self.config.seed) != (record["method"], record["config"]["seed"]):
       return False  # which spares the comparison of most
     own = json.loads(json.dumps([dict(self.conditions), dict(self.settings)]))  # tuples become lists
+    if not provenance.agree(record, self.versions()):
+      return False
     configs = record["config"], self.config.to_dict()
     return own == [record["conditions"], record["settings"]] and not changed_fields(*map(_computing, configs))
 
@@ -200,6 +207,7 @@ def train_all(
       "settings": dict(run.settings),
       "machine": _machine(),
       "commit": commit,
+      "versions": run.versions(),
       "date": datetime.date.today().isoformat(),
       "config": run.config.to_dict(),
     }

@@ -88,7 +88,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
     parts.append((f"Share of each digit's images with α > {HIGH}, in %", tables.markdown(["digit", "share"], rows)))
     figure_style.save(draw_shares(names, shares, also_target), _path(folder, protocol, 3))
     _draw_sheets(records[0], protocol, folder)
-  tables.write(folder / f"svhn_instances_{protocol}.md", *parts)
+  tables.write(folder / f"svhn_instances_{protocol}.md", *parts, records=records)
 
 
 def draw_shares(names: Sequence[str], shares: np.ndarray, also_target: np.ndarray) -> Figure:

@@ -3,12 +3,14 @@
 import dataclasses
 import pathlib
 import statistics
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from ml_collections import ConfigDict
 
+from experiments import provenance
 from experiments.runs import Record, Run, Train, train_run
 
 NOT_RUN = "not run"
@@ -25,6 +27,7 @@ class Method:
     options: `config.method_options`.
     train: as in `runs.Run`.
     settings: likewise.
+    tries: how many settings of it were compared, on validation data or seeds that are not reported; None: not counted.
   """
 
   title: str
@@ -33,6 +36,7 @@ class Method:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   train: Train = train_run
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  tries: int | None = None
 
   def run(self, key: str, conditions: Mapping[str, Any], config: ConfigDict) -> Run:
     """Returns the run of this row, whose key it is, with a config that is told its method."""
@@ -170,7 +174,21 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return "\n".join([line(header), "|---|" + "--:|" * (len(header) - 1), *map(line, rows)])
 
 
-def write(path: pathlib.Path, *parts: tuple[str, str]) -> None:
-  """Writes a file of tables, each under a line that says what it holds."""
+def write(
+  path: pathlib.Path,
+  *parts: tuple[str, str],
+  records: Sequence[Record] = (),
+  methods: Mapping[str, Method] = types.MappingProxyType({}),
+) -> None:
+  """Writes a file of tables, each under a line that says what it holds.
+
+  Args:
+    path: the file.
+    *parts: of each table what it holds, and the table.
+    records: what they are made of; the end of the file says where these are from.
+    methods: and how many settings of these were tried.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text("\n\n".join(f"{caption}:\n\n{table}" for caption, table in parts) + "\n", encoding="utf-8")
+  notes = filter(None, (provenance.origin(records), provenance.tries(methods)))
+  paragraphs = [*(f"{caption}:\n\n{table}" for caption, table in parts), *notes]
+  path.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")

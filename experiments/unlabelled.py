@@ -134,6 +134,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       tables.markdown(["", "ours", "published", "difference"], accuracies),
     ),
     ("The second stage's source", tables.markdown(["", "ours"], found)),
+    records=records,
   )
 
 

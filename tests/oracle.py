@@ -132,7 +132,7 @@ def run(
     if direction is not None:
       aligned_gradient = flatten(direction(unflatten(aligned_gradient, params)))
     q_rows = rows if alignment_head is None else batch_losses(params, alignment_head, source)[1]
-    q = q_rows @ aligned_gradient
+    products = q = q_rows @ aligned_gradient
     if transform is not None:
       q = transform(q, losses, source["label"])
     for row, change in zip(index, at(alpha_step_size) * q, strict=True):
@@ -154,10 +154,19 @@ def run(
         "target_loss": np.mean(target_losses),
         "alpha_mean": np.mean(alpha[index]),
         "alignment_mean": np.mean(q),
+        "alpha_step_size": at(alpha_step_size),
+        "alpha_step_bound": _sufficient(q, products),
         "grad_norm": np.linalg.norm(gradient),
         "target_grad_norm": np.linalg.norm(needed * target_gradient),
       },
     )
+
+
+def _sufficient(moves, q):
+  """Appendix C: the step s from which on (α + s m)ᵀq cannot be below 0, for any α in [0, 1]."""
+  if not q.any():
+    return 0.0
+  return np.sqrt(len(q)) * np.linalg.norm(q) / (moves @ q) if moves @ q > 0 else np.inf
 
 
 def _rows(batch, mask):

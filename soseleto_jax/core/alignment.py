@@ -60,8 +60,8 @@ class Alignment:
     for number, transform in enumerate(self.transforms):
       _check_transform(transform, f"Alignment.transforms[{number}]")
 
-  def of(self, source: Forward, source_loss: LossFn, examples: Examples, g_target: Any) -> jax.Array:
-    """Returns q `[B]`, 0 in masked rows.
+  def of(self, source: Forward, source_loss: LossFn, examples: Examples, g_target: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns q `[B]` as it moves `alpha`, and the inner products before the transforms; 0 in masked rows.
 
     Args:
       source: forward pass of the source's examples.
@@ -72,12 +72,13 @@ class Alignment:
     direction = trees.select(self.params, g_target)
     if self.direction is not None:
       direction = self.direction(direction)
-    q = self.products(source, source_loss, examples, direction)
-    q, losses = (jnp.where(examples.mask, values, 0.0) for values in (q, source.losses))
+    products = self.products(source, source_loss, examples, direction)
+    products, losses = (jnp.where(examples.mask, values, 0.0) for values in (products, source.losses))
+    q = products
     batch = {**examples.batch, "mask": examples.mask}
     for transform in self.transforms:
       q = jnp.where(examples.mask, transform(q, losses, batch, examples.axis_name), 0.0)
-    return q
+    return q, products
 
   def products(self, source: Forward, source_loss: LossFn, examples: Examples, direction: Any) -> jax.Array:
     """Returns the inner products `[B]` alone; arguments as in `of`, with the direction as it is."""

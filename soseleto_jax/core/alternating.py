@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from soseleto_jax.core import sufficient_step
 from soseleto_jax.core.step import Step
 
 LEARNS = "alpha_learns"  # the metric that says which of the two a step was
-OF_LEARNING = ("target_loss", "target_grad_norm", "alignment_mean")  # what a step may have none of where alpha rests
+# What a step may have none of where alpha rests.
+OF_LEARNING = ("target_loss", "target_grad_norm", "alignment_mean", sufficient_step.USED, sufficient_step.BOUND)
 
 
 def alternating(learns: Callable[[Any], Any], learning: Step, resting: Step) -> Step:

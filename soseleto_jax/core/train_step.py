@@ -18,6 +18,7 @@ from soseleto_jax.core.forward import Forward, forward
 from soseleto_jax.core.losses import Examples, LossFn, mask_of, summed
 from soseleto_jax.core.source_weights import SourceWeights, alpha_itself
 from soseleto_jax.core.step import Metrics, Step, as_float32
+from soseleto_jax.core.sufficient_step import step_metrics, sufficient_alpha_step
 from soseleto_jax.core.target_descent import TargetDescent, target_gradient
 from soseleto_jax.core.train_state import TrainState, check_optimizer
 
@@ -88,7 +89,8 @@ def make_train_step(
     mapping with "index", integers `[B]`, the rows of `alpha`; both batches may hold "mask", bool; the rest is the
     losses' own, each array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss"
     (weighted, with the weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its
-    update), "alignment_mean" (of q as it updates `alpha`), "grad_norm" (of g), "target_grad_norm" (of g_t over the
+    update), "alignment_mean" (of q as it updates `alpha`), "alpha_step_size" (s) and "alpha_step_bound" (the s that
+    Appendix C asks for: `soseleto_jax.core.sufficient_step`), "grad_norm" (of g), "target_grad_norm" (of g_t over the
     leaves that it is needed for), "loss" (what the parameters descend: "source_loss", and the target's with its weight
     where they descend it), "valid_rows" (how many source rows count). After the step, `model_state` is what the source
     loss returned, of several devices as `soseleto_jax.core.axis.merged_state` says; the target loss reads the one
@@ -193,11 +195,13 @@ class _Rule:
     # q, the product of each source gradient with it, by which alpha moves.
     alpha = state.alpha
     if self.alignment is not None:
-      q = self.alignment.of(source, self.source_loss, examples, steering[1])
-      delta = _at(self.alpha_step_size, step) * q
+      q, products = self.alignment.of(source, self.source_loss, examples, steering[1])
+      step_size = _at(self.alpha_step_size, step)
+      delta = step_size * q
       delta = jnp.where(jnp.isfinite(source.losses + delta), delta, 0.0)
       alpha, alpha_b = alpha_lib.add_and_clip(state.alpha, rows, delta, axis_name)
       metrics["alignment_mean"] = axis.masked_mean(q, valid, axis_name)
+      metrics |= step_metrics(step_size, sufficient_alpha_step(q, products, valid, axis_name))
 
     # g, the gradient that the parameters descend.
     if self.alpha_first:

@@ -226,6 +226,15 @@ def find_method(name: str) -> MakeMethod:
     raise ValueError(f"config.method={name!r}: {error}") from error
 
 
+def version_of(name: str) -> int:
+  """Returns `VERSION` of a method's module, which a change of what the method computes raises; 1 where it has none."""
+  try:
+    module = importlib.import_module(METHODS.get(name, name).partition(":")[0])
+  except (ImportError, ValueError):
+    return 1
+  return getattr(module, "VERSION", 1)
+
+
 def check_options(name: str, make_method: MakeMethod, options: Mapping[str, Any]) -> None:
   """Raises ValueError for options of a method that it does not have."""
   parameters = list(inspect.signature(make_method).parameters.values())[1:]

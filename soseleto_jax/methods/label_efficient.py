@@ -38,6 +38,8 @@ from soseleto_jax.models.network import LinenNetwork, Network
 from soseleto_jax.models.pooling import max_pool
 from soseleto_jax.models.two_headed import HeadedNetwork
 
+VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
+
 
 class Discriminator(nn.Module):
   """Tells source from target by features of several layers: d_l = D_l(relu(decay d_{l-1} ⊕ E_l)), then one number.

@@ -23,6 +23,8 @@ from soseleto_jax.core.step import Metrics, Step, as_float32
 from soseleto_jax.core.train_state import TrainState
 from soseleto_jax.methods.base import Method, Phase, Setup
 
+VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
+
 
 def normalized_positive(q: jax.Array, axis_name: AxisName) -> jax.Array:
   """Turns alignments `[B]` into weights of sum 1 over the whole batch, or all 0 where none is positive."""

@@ -22,6 +22,8 @@ from soseleto_jax.feed.preparation import Preparation
 from soseleto_jax.methods.base import Method, Phase, Predict, Setup
 from soseleto_jax.models.network import Network
 
+VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
+
 
 def class_log_probabilities(queries: jax.Array, support: jax.Array, keep: jax.Array, scale: float = 1.0) -> jax.Array:
   """Returns the log of the attention that each class gets, `[Q, K]`.

@@ -26,6 +26,8 @@ from soseleto_jax.core.step import Metrics, Step, as_float32
 from soseleto_jax.core.train_state import TrainState
 from soseleto_jax.methods.base import Method, Phase, Setup, beside_network, loss_of_network, predict_of_network
 
+VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
+
 
 class WeightNetwork(nn.Module):
   """A perceptron with one hidden layer, from losses `[B]` to weights in (0, 1), `[B]`."""

@@ -14,6 +14,8 @@ import optax
 from soseleto_jax.core.train_step import make_joint_step
 from soseleto_jax.methods.base import Method, Phase, Setup, beside_network, loss_of_network, predict_of_network
 
+VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
+
 
 def noisy_cross_entropy(logits: jax.Array, label: jax.Array, matrix: jax.Array) -> jax.Array:
   """Returns -log of the labels' probability after the noise layer, `[B]`.

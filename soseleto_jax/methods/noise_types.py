@@ -28,6 +28,8 @@ from soseleto_jax.core.train_step import make_joint_step
 from soseleto_jax.methods.base import Method, Phase, Setup, beside_network, loss_of_network, predict_of_network
 from soseleto_jax.models import make_network
 
+VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
+
 
 def noisy_cross_entropy(
   logits: jax.Array, type_logits: jax.Array, label: jax.Array, confusion_logits: jax.Array

@@ -6,6 +6,8 @@ from soseleto_jax.core.step import make_plain_step
 from soseleto_jax.core.train_step import make_joint_step
 from soseleto_jax.methods.base import Method, Phase, Setup
 
+VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
+
 
 def source_only(setup: Setup) -> Method:
   """Plain training on the source."""

@@ -15,6 +15,8 @@ from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import Method, Phase, Setup
 from soseleto_jax.models.losses import margin
 
+VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
+
 TARGET_LOSSES = {"cross_entropy": None, "margin": margin}  # None: the loss that is descended, whichever it is
 DIRECTIONS = {"gradient": None, "orthogonal": alignment_rules.orthogonal}
 TRANSFORMS = ("center_by_class", "residual_normalize", "scale_by_std", "add_agreement")

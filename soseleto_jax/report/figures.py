@@ -52,6 +52,10 @@ _PANELS: _Panels = {
     ("auc", "area under ROC curve", BLUE, "-"),
     ("average_precision", "average precision", PURPLE, "--"),
   ),
+  ("Step of α", "step, log"): (
+    ("alpha_step_size", "in use", BLUE, "-"),
+    ("alpha_step_bound", "sufficient (Appendix C)", GREY, "--"),
+  ),
 }
 
 _MEAN_WEIGHT = ("Mean weight of the source", "mean α")  # where no truth is known
@@ -77,7 +81,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     records: the records of `writers.read_metrics`. Missing and null values are passed over.
 
   Returns:
-    A figure with a panel for each of the four that has data, and for each of a user's first few numbers; None if there
+    A figure with a panel for each of the five that has data, and for each of a user's first few numbers; None if there
     is none. The horizontal axis is "epoch" where every record has one, else "step".
   """
   time_key = "epoch" if all(_number(record, "epoch") for record in records) else "step"
@@ -104,6 +108,8 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     elif ylabel == "score":
       axes.axhline(0.5, color=GREY, linewidth=1.2, linestyle=":", label="chance (ROC)")
     style_axes(axes, title, time_key, ylabel)
+    if ylabel == "step, log":
+      axes.set_yscale("log")
     if (title, ylabel) not in own:
       add_legend(axes)
   return figure
@@ -124,10 +130,7 @@ def alpha_histogram(alpha: np.ndarray, wrong: np.ndarray | None = None) -> Figur
   groups = [("all examples", alpha, BLUE)]
   if wrong is not None:
     wrong = np.asarray(wrong, bool)
-    groups = [
-      ("right labels", alpha[~wrong], BLUE),
-      ("wrong labels", alpha[wrong], VERMILION),
-    ]
+    groups = [("right labels", alpha[~wrong], BLUE), ("wrong labels", alpha[wrong], VERMILION)]
   figure = new_figure(4.5, 3.3)
   axes = figure.add_subplot()
   highest = 0.0

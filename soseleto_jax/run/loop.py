@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from soseleto_jax.core.alternating import LEARNS, OF_LEARNING
+from soseleto_jax.core.sufficient_step import BOUND
 from soseleto_jax.core.train_state import TrainState
 from soseleto_jax.report import writers
 from soseleto_jax.run import processes
@@ -21,6 +22,7 @@ from soseleto_jax.run.trainer import Experiment
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_LISTED = 20
+_SOUND = ((BOUND, np.inf),)  # of metrics: not finite, and no fault
 
 
 @dataclasses.dataclass
@@ -167,7 +169,7 @@ class _Loop:
         f"step {step}: no row of its batch counts; all are masked, or have an index past the set"
       )
     if self._experiment.config.on_nonfinite == "stop":
-      if bad := next((item for item in values.items() if not np.isfinite(item[1])), None):
+      if bad := next((item for item in values.items() if not np.isfinite(item[1]) and item not in _SOUND), None):
         self._fail(step, *bad)
     elif values.get("skipped_rows") or values.get("skipped_step"):
       faulty = self._experiment.faulty_examples(self._state, step)

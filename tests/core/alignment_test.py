@@ -154,7 +154,7 @@ def _of(alignment, g_target=None, q=Q):
 
   source = Source(None, LOSSES, None, pull=None, losses_of=None)
   examples = Examples({"tag": jnp.float32([1, 2, 3, 4])}, MASK, jax.random.key(0), None, None)
-  return np.asarray(alignment.of(source, None, examples, g_target)), asked[0]
+  return np.asarray(alignment.of(source, None, examples, g_target)[0]), asked[0]
 
 
 def test_as_published_q_is_the_product_with_the_target_gradient():

@@ -256,7 +256,7 @@ def test_what_a_step_says_of_itself():
 def test_metrics_are_float32_scalars():
   _, metrics = _published()(_state(), _source(), _target())
   names = {"source_loss", "target_loss", "alpha_mean", "alignment_mean", "grad_norm", "target_grad_norm"}
-  names |= {"loss", "valid_rows"}
+  names |= {"loss", "valid_rows", "alpha_step_size", "alpha_step_bound"}
   assert metrics.keys() == names
   assert all(value.shape == () and value.dtype == jnp.float32 for value in metrics.values())
 

@@ -1,7 +1,9 @@
 """What the experiments share: runs that are trained once, and their records."""
 
 import datetime
+import functools
 import json
+import sys
 import types
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from experiments import runs
 from soseleto_jax.config import default_config
+from soseleto_jax.methods import soseleto
 from soseleto_jax.run.signals import Preempted
 from soseleto_jax.run.workdir import claim
 from tests import runs as tiny
@@ -70,6 +73,7 @@ def test_a_record(train_all, monkeypatch):
     "metrics": {"test_accuracy": 0.7},
     "settings": {"folds": 3},
     "commit": "abc1234+",
+    "versions": {"method soseleto": 1, "tests.experiments.runs_test": 1},
     "date": datetime.date.today().isoformat(),
     "config": json.loads(json.dumps(run.config.to_dict())),
   }
@@ -106,6 +110,24 @@ def test_another_run_has_another_record_and_folder(train_all, other):
   assert len(train_all(make_run(train, settings={"folds": 3}))) == 1
   assert len(train_all(make_run(train, **{"settings": {"folds": 3}} | other))) == 2
   assert len(set(train.folders)) == 2
+
+
+@pytest.mark.parametrize("module", [soseleto, sys.modules[__name__]], ids=["method", "training"])
+def test_what_another_version_computed_is_another_run(train_all, monkeypatch, module):
+  """Of the method's module, or of the one that trains; records of before there were versions are of version 1."""
+  train = Train()
+  train_all(make_run(train))
+  rewrite(train_all.path, lambda record: record.pop("versions"))
+  train_all(make_run(train))
+  assert len(train.folders) == 1
+  monkeypatch.setattr(module, "VERSION", 2, raising=False)
+  train_all(make_run(train))
+  train_all(make_run(functools.partial(train)))
+  assert len(train.folders) == 2
+  train_all(make_run(train, method="joint"))
+  monkeypatch.setattr(module, "VERSION", 3)
+  train_all(make_run(train, method="joint"))
+  assert len(train.folders) == (3 if module is soseleto else 4)  # plain training knows nothing of SOSELETO's version
 
 
 def test_what_computes_the_same_is_the_same_run(train_all):

@@ -103,3 +103,18 @@ def test_a_file_of_tables(tmp_path):
   lines = ["|  | a | b |", "|---|--:|--:|", "| x | 1 | 2 |"]
   expected = ["First:", "", *lines, "", "Second ± sd:", "", *lines, ""]
   assert (tmp_path / "new" / "t.md").read_text(encoding="utf-8").split("\n") == expected
+
+
+def test_a_file_says_where_its_numbers_are_from_and_how_many_settings_were_tried(tmp_path):
+  records = [
+    {"date": "2026-01-03", "commit": "c3", "versions": {"method soseleto": 2, "experiments.runs": 1}},
+    {"date": "2026-01-01", "commit": "a1"},
+    {"date": "2026-01-02", "commit": "b2+"},
+  ]
+  methods = {"ours": Method("Ours", tries=9), "theirs": Method("Theirs"), "others": Method("Others", tries=1)}
+  table = tables.markdown(["", "a"], [["x", "1"]])
+  tables.write(tmp_path / "t.md", ("First", table), records=records, methods=methods)
+  assert (tmp_path / "t.md").read_text(encoding="utf-8").split("\n\n")[2:] == [
+    "From 3 records of 2026-01-01 to 2026-01-03, commits a1 to c3 (3). Versions other than 1: method soseleto 2.",
+    "Settings tried before these, none on what is reported: Ours: 9; Others: 1; others: not counted.\n",
+  ]

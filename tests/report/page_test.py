@@ -343,6 +343,16 @@ def test_curves_have_panels_for_what_there_is():
   assert [line.get_label() for line in axes.get_lines()] == ["test"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_steps_of_alpha_are_drawn_beside_what_is_sufficient():
+  """On a logarithmic axis, on which a step of 0 has no place."""
+  steps = [{"step": n, "alpha_step_size": size, "alpha_step_bound": 40.0} for n, size in enumerate([0.5, 0.25, 0.0])]
+  (axes,) = figures.curves(steps).axes
+  assert (axes.get_title(loc="left"), axes.get_yscale()) == ("Step of α", "log")
+  used, bound = (line.get_ydata().tolist() for line in axes.get_lines())
+  assert used == [0.5, 0.25, 0.0] and bound == [40.0] * 3
+
+
 def test_numbers_of_an_evaluator_of_ones_own(tmp_path):
   records = [{**record, "top_5": 0.5 + number / 10, "<i>": None} for number, record in enumerate(RECORDS)]
   assert figures.own_numbers(records) == ["top_5"]

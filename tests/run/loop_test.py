@@ -32,6 +32,19 @@ def test_a_step_without_rows_stops_the_run(tmp_path, monkeypatch, skips):
     train_and_evaluate(config, tmp_path, runs.make_task(), method=lambda setup: method)
 
 
+def test_a_bound_that_is_infinite_is_no_fault(tmp_path, monkeypatch):
+  """No step of alpha is sufficient there. Records hold the mean of the others."""
+  runs.use_devices(monkeypatch, 1)
+
+  def gradients(state, source, target):
+    bound = jnp.where(state.step == 2, jnp.inf, 4.0)
+    return jax.tree.map(jnp.zeros_like, state.params), state, {"alpha_step_bound": bound, "valid_rows": jnp.ones(())}
+
+  method = Method((Phase(8, Step(gradients, optax.identity())),))
+  result = train_and_evaluate(runs.make_config(), tmp_path, runs.make_task(), method=lambda setup: method)
+  assert result.state.step == 8 and {record["alpha_step_bound"] for record in result.records} == {4.0}
+
+
 FIELDS = {"alpha__every": 3, "alpha__until_epochs": 1.25, "alpha__target_params": "all", "alpha__target_loss": "margin"}
 
 
