@@ -47,6 +47,9 @@ def default_config() -> ConfigDict:
       target_balanced=False,  # target batches drawn class by class
       target_weight=1.0,  # of the target's mean loss, beside 1 for the source's, where parameters descend both
       num_epochs=20,  # passes over the source; the other methods take as many steps
+      num_steps=0,  # in place of num_epochs, where passes are too long; 0: num_epochs
+      pretrain_epochs=0.0,  # of plain training on the source alone, before any method; 0: none
+      pretrain_learning_rate=1e-2,
       finetune_epochs=5.0,  # of "finetune": on the target, after num_epochs on the source
       finetune_learning_rate=1e-3,
       optimizer=dict(
@@ -140,8 +143,16 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
     _choice("alpha.transforms", name, TRANSFORMS)
   for field in ("batch_size", "target_batch_size", "num_epochs", "eval_batch_size", "max_to_keep"):
     _check(field, config[field], config[field] >= 1, "give at least 1")
-  for field in ("eval_every_epochs", "checkpoint_every_epochs", "finetune_epochs", "finetune_learning_rate"):
+  for field in (
+    "eval_every_epochs",
+    "checkpoint_every_epochs",
+    "finetune_epochs",
+    "finetune_learning_rate",
+    "pretrain_learning_rate",
+  ):
     _check(field, config[field], config[field] > 0, "give a number above 0")
+  for field in ("num_steps", "pretrain_epochs"):
+    _check(field, config[field], config[field] >= 0, "give 0 for none, or a number above 0")
   _check("steps_per_call", config.steps_per_call, config.steps_per_call >= 0, "give 0 to choose by device, or a number")
   _check("seed", config.seed, 0 <= config.seed < 2**32, "give a whole number from 0 to 2**32 - 1")
   _check("target_weight", config.target_weight, config.target_weight > 0, "give a number above 0")

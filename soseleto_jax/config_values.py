@@ -7,7 +7,13 @@ import numpy as np
 
 # Infinity in these is "at the end alone".
 _MAY_BE_INFINITE = ("eval_every_epochs", "checkpoint_every_epochs")
-_LARGEST = {"num_epochs": 2**31 - 1, "batch_size": 2**24, "target_batch_size": 2**24, "eval_batch_size": 2**24}
+_LARGEST = {
+  "num_epochs": 2**31 - 1,
+  "num_steps": 2**31 - 1,
+  "batch_size": 2**24,
+  "target_batch_size": 2**24,
+  "eval_batch_size": 2**24,
+}
 # What the elements of a field may be; the data's are checked with the data.
 _ELEMENTS = {
   "optimizer.drop_epochs": ((int, float), "epochs, such as (20, 30)"),

@@ -1,6 +1,7 @@
 """Runs a whole experiment: from a config to the folder that it leaves."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -12,7 +13,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from soseleto_jax import storage
+from soseleto_jax import pretraining, storage
 from soseleto_jax.config import changed_fields, validate
 from soseleto_jax.data.get_task import task_of
 from soseleto_jax.data.task import Task
@@ -50,9 +51,9 @@ def train_and_evaluate(
 
   Args:
     config: the fields of `soseleto_jax.config.default_config`.
-    workdir: the run's folder: config.json, task.json, trial.json where `alpha.trial_epochs` asks for one,
-      metrics.jsonl, TensorBoard events, checkpoints, alpha.npy, source_weights.csv, figures, report.html and
-      summary.json.
+    workdir: the run's folder: config.json, task.json, trial.json where `alpha.trial_epochs` asks for one, the folder
+      `pretraining` of another run where `pretrain_epochs` does, metrics.jsonl, TensorBoard events, checkpoints,
+      alpha.npy, source_weights.csv, figures, report.html and summary.json.
     task: the data; None takes what `config.data` describes, or `config.task` makes.
     network: a Flax module, Linen or NNX, from inputs float32 `[B, ...]` to features `[B, F]`, which get classifiers; or
       a whole network as an object with `init(key, x) -> params` and `apply(params, x) -> logits`. Where labels are no
@@ -86,6 +87,11 @@ def train_and_evaluate(
     raise ValueError(
       f"config.init_from={config.init_from!r} and params are both what the network starts from; give one"
     )
+  if config.init_from and config.pretrain_epochs:
+    raise ValueError(
+      f"config.init_from={config.init_from!r} and config.pretrain_epochs={config.pretrain_epochs} both say what the "
+      "network starts from; give one"
+    )
   workdir = storage.as_path(workdir)
   with on_signals(raise_preempted, *PREEMPTION), storage.os_errors(workdir), _claimed(workdir) as hold:
     task_given = task is not None
@@ -94,6 +100,8 @@ def train_and_evaluate(
     digest = fingerprint.of_task(task)
     if jax.process_count() > 1:
       _check_processes(config, digest)
+    if config.pretrain_epochs:
+      given = _pretrained(config, workdir, task, given)
     if task.left_out:
       _LOGGER.info("left out of the source: %s", source_list.left_out_line(task.left_out))
     experiment = Experiment(config, task, given)
@@ -120,6 +128,23 @@ def train_and_evaluate(
           state = loop.train(experiment, state, window, writer, checkpoints, keep_folder)
       keep_folder()
       return outcome.finish(experiment, state, window, checkpoints, workdir, start)
+
+
+def _pretrained(config, workdir, task, given):
+  """Trains on the source alone, in a folder within the run's, or goes on there; the network then starts from it."""
+  _LOGGER.info("pretraining on the source: %g epochs", config.pretrain_epochs)
+  result = train_and_evaluate(
+    pretraining.config_of(config),
+    workdir / pretraining.FOLDER,
+    pretraining.without_held_out(task),
+    network=given.network,
+    params=given.params,
+    augment={side: f for side, f in (given.augment or {}).items() if side == "source"} or None,
+    optimizer=given.optimizer,
+    method=pretraining.make_method,
+    loss=given.loss,
+  )
+  return dataclasses.replace(given, params={"params": result.state.params, **(result.state.model_state or {})})
 
 
 def _resume(experiment, window, checkpoints, workdir):

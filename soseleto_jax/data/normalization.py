@@ -9,7 +9,7 @@ import numpy as np
 
 from soseleto_jax.data import checks, draws, lazy
 
-NORMALIZATIONS = ("none", "as_stored", "channel", "pixel_mean", "pixel_mean_scaled", "unit", "fixed")
+NORMALIZATIONS = ("none", "as_stored", "image", "channel", "pixel_mean", "pixel_mean_scaled", "unit", "fixed")
 
 # Images handled at once, so that temporaries stay small beside the set itself.
 _CHUNK = 1024
@@ -75,13 +75,17 @@ class Normalization:
   Attributes:
     mean: float32, broadcastable to `[H, W, C]`; None leaves everything as it is stored.
     std: float32, broadcastable to `[H, W, C]`, nowhere 0; None likewise.
+    per_image: whether mean and std are each image's own, over its pixels and channels; those above are then None.
   """
 
   mean: np.ndarray | None
   std: np.ndarray | None
+  per_image: bool = False
 
   def apply(self, x: Any) -> Any:
     """Returns (x - mean) / std as float32 `[..., H, W, C]`, for a NumPy or a JAX array."""
+    if self.per_image:
+      return _by_image(x.astype(np.float32))
     if self.mean is None or self.std is None:
       return x
     mean, std = (np.reshape(part, (1,) * (x.ndim - np.ndim(part)) + np.shape(part)) for part in (self.mean, self.std))
@@ -97,6 +101,7 @@ def fit_normalization(kind: str, images: Any, mean: Sequence[float] = (), std: S
   |---|---|---|
   | `none` | 0 | 1 |
   | `as_stored` | no change, and integers stay integers: tokens | |
+  | `image` | of the image itself | of the image itself, at least 1 / √(H W C) |
   | `channel` | of each channel | of each channel |
   | `pixel_mean` | of each pixel and channel, as Caffe does | 1 |
   | `pixel_mean_scaled` | of each pixel and channel | one number: of what is left |
@@ -123,6 +128,10 @@ def fit_normalization(kind: str, images: Any, mean: Sequence[float] = (), std: S
     )
   if kind == "as_stored":
     return Normalization(None, None)
+  if kind == "image":
+    if len(images.shape) != 4:
+      raise ValueError(f"normalization='image' takes images [N, H, W, C], not x of shape {images.shape}")
+    return Normalization(None, None, per_image=True)
   if kind == "none":
     return _normalization(0.0, 1.0)
   if kind == "unit":
@@ -149,6 +158,14 @@ def _fixed(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> N
     raise ValueError(f"std={tuple(std)}, mean={tuple(mean)}; give finite numbers and std above 0")
   scale = 255.0 if images.dtype == np.uint8 else 1.0
   return _normalization(scale * np.asarray(mean), scale * np.asarray(std))
+
+
+def _by_image(x: Any) -> Any:
+  """Standardises each image by itself; the least deviation is that of `tf.image.per_image_standardization`."""
+  axes = (-3, -2, -1)
+  centered = x - x.mean(axis=axes, keepdims=True)
+  std = (centered**2).mean(axis=axes, keepdims=True) ** 0.5
+  return centered / std.clip(1 / math.sqrt(math.prod(x.shape[-3:])))
 
 
 def _normalization(mean: Any, std: Any) -> Normalization:

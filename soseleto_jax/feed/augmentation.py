@@ -37,12 +37,14 @@ _KINDS = {
   "aspect": _Kind("aspect=0.15", most=1),
   "elastic": _Kind("elastic=1.5", in_pixels=True),
   "flip": _Kind("flip"),
+  "invert": _Kind("invert"),
   "crop": _Kind("crop=4", whole=True, in_pixels=True),
   "brightness": _Kind("brightness=0.2", most=1),
   "contrast": _Kind("contrast=0.2", most=1),
   "cutout": _Kind("cutout=8", whole=True, in_pixels=True),
 }
 NAMES = tuple(_KINDS)  # in the order in which they are applied
+_WITH_TWO = {"scale": "scale=0.6/0.95", "elastic": "elastic=1.5/4"}
 _RESAMPLING = frozenset({"rotation", "shift", "scale", "shear", "aspect", "elastic"})
 
 
@@ -56,11 +58,12 @@ def make_augmentation(names: Sequence[str]) -> "Augmentation | None":
   |---|---|---|
   | `rotation=R` | turned by up to ±R degrees | edge |
   | `shift=P` | moved by up to ±P pixels along each axis, by fractions of a pixel too | edge |
-  | `scale=F` | magnified by a factor of 1/(1 + F) to 1 + F, log-uniform | edge |
+  | `scale=F` or `scale=A/B` | magnified by a factor of 1/(1 + F) to 1 + F, or of A to B, log-uniform | edge |
   | `shear=F` | slanted: rows move along themselves by up to ±F of their distance from the middle | edge |
   | `aspect=F` | width to height times 1/(1 + F) to 1 + F, log-uniform; the area stays | edge |
   | `elastic=P` or `elastic=P/S` | pixels move smoothly, by P pixels along each axis (rms; 3 P at most) | edge |
   | `flip` | mirrored left to right with probability 1/2 | |
+  | `invert` | its negative, range - x, with probability 1/2 | |
   | `crop=P` | padded with P pixels on every side, then cropped to its size: moved by whole pixels up to ±P | 0 |
   | `brightness=F` | plus up to ±F of the pixels' range | |
   | `contrast=F` | distance from each channel's mean times 1 - F to 1 + F | |
@@ -137,6 +140,8 @@ class Augmentation:
       image = resample(image, self._coordinates(keys, image.shape[:2]))
     if "flip" in strength:
       image = pix.random_flip_left_right(keys["flip"], image)
+    if "invert" in strength:
+      image = jnp.where(jax.random.bernoulli(keys["invert"]), pixel_range - image, image)
     if "crop" in strength:
       pad = int(strength["crop"])
       image = pix.random_crop(keys["crop"], jnp.pad(image, ((pad, pad), (pad, pad), (0, 0))), image.shape)
@@ -156,8 +161,8 @@ class Augmentation:
       return jax.random.uniform(keys[name], number, jnp.float32, -most, most)
 
     def factor(name):
-      most = math.log1p(self.strengths[name][0])
-      return jnp.exp(jax.random.uniform(keys[name], (), jnp.float32, -most, most))
+      least, most = self._factors(name)
+      return jnp.exp(jax.random.uniform(keys[name], (), jnp.float32, math.log(least), math.log(most)))
 
     coordinates = source_coordinates(
       shape,
@@ -171,6 +176,10 @@ class Augmentation:
       amplitude, *smoothing = self.strengths["elastic"]
       coordinates += amplitude * displacement(keys["elastic"], shape, *smoothing)
     return coordinates
+
+  def _factors(self, name):
+    values = self.strengths[name]
+    return values if len(values) == 2 else (1 / (1 + values[0]), 1 + values[0])
 
   def _check(self, images):
     if images.ndim != 4 or 0 in images.shape[1:]:
@@ -241,21 +250,22 @@ def _parse(entry):
       f"{entry!r}: unknown augmentation {name!r}; known are {', '.join(NAMES)}{did_you_mean(name, NAMES)}"
     )
   kind = _KINDS[name]
-  if name == "flip":
+  if name in ("flip", "invert"):
     if equals:
-      raise ValueError(f"{entry!r}: a flip has no strength, and probability 1/2; give 'flip'")
+      raise ValueError(f"{entry!r}: {name!r} has no strength, and probability 1/2; give {name!r}")
     return name, ()
   if not text:
     raise ValueError(f"{entry!r}: the strength is missing; give for instance {kind.example!r}")
-  parts = text.split("/") if name == "elastic" else [text]
+  parts = text.split("/") if name in _WITH_TWO else [text]
   try:
     values = tuple(float(part) for part in parts)
   except ValueError:
     values = ()
-  valid = len(values) in (1, 2) and all(0 < value < math.inf for value in values) and values[0] <= kind.most
+  largest = values[1] if name == "scale" and len(values) == 2 else kind.most  # of factors the smaller one is first
+  valid = len(values) in (1, 2) and all(0 < value < math.inf for value in values) and values[0] <= largest
   if not valid or (kind.whole and values[0] % 1):
     number = "whole number" if kind.whole else "number"
     most = f" and up to {kind.most:g}" if kind.most < math.inf else ""
-    both = ", or two such as 'elastic=1.5/4'" if name == "elastic" else ""
+    both = f", or two such as {_WITH_TWO[name]!r}" if name in _WITH_TWO else ""
     raise ValueError(f"{entry!r}: give a {number} above 0{most}, such as {kind.example!r}{both}, or leave it out")
   return name, values

@@ -69,16 +69,16 @@ class Setup:
 
   @property
   def num_steps(self) -> int:
-    """Steps of `config.num_epochs`."""
-    return self.config.num_epochs * self.steps_per_epoch
+    """`config.num_steps`, or the steps of `config.num_epochs`."""
+    return self.config.num_steps or self.config.num_epochs * self.steps_per_epoch
 
   def steps_of(self, epochs: float) -> int:
     """Steps of so many passes over the source."""
     return round(epochs * self.steps_per_epoch)
 
-  def schedule(self) -> optax.Schedule:
-    """The learning rate λ_p of each step, by the config."""
-    return optimizers.make_schedule(self.config.optimizer, self.steps_per_epoch, self.num_steps)
+  def schedule(self, num_steps: int | None = None) -> optax.Schedule:
+    """The learning rate λ_p of each step, by the config; of training that takes another number of steps, if given."""
+    return optimizers.make_schedule(self.config.optimizer, self.steps_per_epoch, num_steps or self.num_steps)
 
   def optimizer(self, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:
     """The optimizer of the network, at the config's schedule or another: by the config, unless one was given."""

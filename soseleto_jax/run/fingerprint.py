@@ -93,6 +93,8 @@ def parts_of_task(task: Task) -> dict[str, Any]:
     parts[f"{side} normalization"] = [
       [] if part is None else _summary(part) for part in (normalization.mean, normalization.std)
     ]
+    if normalization.per_image:
+      parts[f"{side} normalization"] = "by image"
   return parts
 
 
@@ -120,6 +122,6 @@ def _summary(values):
 
 
 def _same(old, new):
-  if isinstance(new, list) and new and isinstance(new[0], list):  # normalization
+  if isinstance(old, list) and isinstance(new, list) and new and isinstance(new[0], list):  # normalization
     return all(len(a) == len(b) and np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(old, new, strict=True))
   return old == new

@@ -110,9 +110,10 @@ def read(workdir: str | os.PathLike) -> Interface:
       f"{path} is not there: give the folder of a run, and where it is an older version's run its command again, "
       "which repeats nothing and writes the file"
     ) from error
-  normalization = {
-    name: None if value is None else np.asarray(value, np.float32) for name, value in fields["normalization"].items()
-  }
+  normalization = dict(fields["normalization"])
+  for name in ("mean", "std"):
+    if normalization[name] is not None:
+      normalization[name] = np.asarray(normalization[name], np.float32)
   names, shapes = fields["class_names"], fields.get("label_shapes", {"source": (), "target": ()})
   return Interface(**fields | {
     "shape": tuple(fields["shape"]),

@@ -56,6 +56,7 @@ def test_transforms_refuse_what_they_cannot_do(transform, images):
 X = IMAGES.astype(np.float64)
 EXPECTED = {
   "none": X,
+  "image": (X - X.mean((1, 2, 3), keepdims=True)) / X.std((1, 2, 3), keepdims=True),
   "channel": (X - X.mean((0, 1, 2))) / X.std((0, 1, 2)),
   "pixel_mean": X - X.mean(0),
   "pixel_mean_scaled": (X - X.mean(0)) / (X - X.mean(0)).std(),
@@ -83,11 +84,13 @@ def test_normalization_against_numpy(kind, xp):
   normalized = fitted.apply(xp.asarray(IMAGES))
   assert normalized.dtype == np.float32 and isinstance(normalized, type(xp.zeros(0)))
   np.testing.assert_allclose(normalized, EXPECTED[kind], atol=2e-4, rtol=1e-5)
-  assert fitted.mean.dtype == fitted.std.dtype == np.float32
+  if kind != "image":
+    assert fitted.mean.dtype == fitted.std.dtype == np.float32
 
 
-def test_one_image_is_normalised_like_a_batch():
-  fitted = normalization.fit_normalization("channel", IMAGES)
+@pytest.mark.parametrize("kind", ["channel", "image"])
+def test_one_image_is_normalised_like_a_batch(kind):
+  fitted = normalization.fit_normalization(kind, IMAGES)
   np.testing.assert_array_equal(fitted.apply(IMAGES[0]), fitted.apply(IMAGES)[0])
 
 
@@ -108,7 +111,7 @@ def test_columns_of_points_are_channels():
   np.testing.assert_array_equal(fixed.mean, [3, 3])
 
 
-@pytest.mark.parametrize("kind", ["channel", "pixel_mean_scaled"])
+@pytest.mark.parametrize("kind", ["channel", "image", "pixel_mean_scaled"])
 def test_constant_images_stay_finite(kind):
   constant = np.full((3, 2, 2, 1), 7, np.uint8)
   assert not normalization.fit_normalization(kind, constant).apply(constant).any()
@@ -123,8 +126,21 @@ def test_constant_images_stay_finite(kind):
     ("fixed", dict(mean=(0, 0, 0), std=(1, 0, 1)), "std above 0"),
     ("fixed", dict(mean=(0, np.nan, 0), std=(1, 1, 1)), "finite"),
     ("channel", FIXED, "leave them empty"),
+    ("image", FIXED, "leave them empty"),
   ],
 )
 def test_wrong_arguments(kind, kwargs, message):
   with pytest.raises(ValueError, match=message):
     normalization.fit_normalization(kind, IMAGES, **kwargs)
+
+
+def test_noise_of_a_flat_image_stays_small():
+  image = np.full((1, 6, 6, 1), 90, np.uint8)
+  image[0, 0, 0, 0] = 91  # a deviation of 1/36 and less than 1/6
+  normalized = normalization.fit_normalization("image", image).apply(image)
+  np.testing.assert_allclose(normalized[0, 0, 0, 0], 6 * 35 / 36, rtol=1e-6)
+
+
+def test_vectors_have_no_images_of_their_own():
+  with pytest.raises(ValueError, match=r"images \[N, H, W, C\], not x of shape \(5, 2\)"):
+    normalization.fit_normalization("image", np.zeros((5, 2), np.float32))

@@ -21,7 +21,7 @@ from soseleto_jax.feed.augmentation import apply_per_example, make_augmentation
 from tests import problems
 
 EVERY = (
-  "flip", "crop=4", "rotation=15", "shift=2", "scale=0.15", "shear=0.2", "aspect=0.15", "elastic=1.5",
+  "flip", "invert", "crop=4", "rotation=15", "shift=2", "scale=0.15", "shear=0.2", "aspect=0.15", "elastic=1.5",
   "brightness=0.2", "contrast=0.2", "cutout=8",
 )  # fmt: skip
 MOVES = ("rotation=15", "shift=2", "scale=0.15", "shear=0.2", "aspect=0.15", "elastic=1.5")
@@ -164,10 +164,11 @@ def test_shift():
   assert abs(np.corrcoef(shifts.T)[0, 1]) < 0.15  # 6.7 standard deviations
 
 
-def test_scale():
-  matrices, _ = moves(("scale=0.15",))
+@pytest.mark.parametrize(("name", "least", "most"), [("scale=0.15", 1 / 1.15, 1.15), ("scale=0.6/0.95", 0.6, 0.95)])
+def test_scale(name, least, most):
+  matrices, _ = moves((name,))
   np.testing.assert_allclose(matrices, matrices[:, :1, :1] * np.eye(2), atol=1e-4)
-  assert_uniform(np.log(matrices[:, 0, 0]), -math.log(1.15), math.log(1.15))
+  assert_uniform(np.log(matrices[:, 0, 0]), math.log(least), math.log(most))
 
 
 def test_aspect():
@@ -222,6 +223,14 @@ def test_flip():
   palindromes = (x == x[:, :, ::-1]).all(axis=(1, 2, 3))
   assert ((same ^ mirrored) | palindromes).all()
   assert abs(mirrored.mean() - 0.5) < 0.053  # Hoeffding: once in 1e9
+
+
+def test_invert():
+  for x, top in ((pixels(4000, 2, 3), 255), (pixels(4000, 2, 3).astype(np.float32) / 512, 1)):
+    found = augmented(("invert",), x)
+    same, negative = ((found == image).all(axis=(1, 2, 3)) for image in (x, np.float32(top) - x))
+    assert (same ^ negative).all()
+    assert abs(negative.mean() - 0.5) < 0.053  # Hoeffding: once in 1e9
 
 
 def test_crop():
@@ -417,7 +426,7 @@ def test_strengths():
     ("", "unknown augmentation ''.*cutout$"),
     (" flip", "did you mean 'flip'"),
     (4, "4: give a string, such as 'flip' or 'crop=4'"),
-    ("flip=0.5", "'flip=0.5': a flip has no strength"),
+    ("flip=0.5", "'flip=0.5': 'flip' has no strength"),
     ("flip=", "no strength"),
     ("crop", "'crop': the strength is missing; give for instance 'crop=4'"),
     ("crop=", "the strength is missing"),
@@ -429,7 +438,9 @@ def test_strengths():
     ("rotation=181", "up to 180"),
     ("rotation=15/4", "above 0"),
     ("rotation=15=4", "above 0"),
-    ("scale=15", "up to 1"),
+    ("invert=1", "'invert' has no strength"),
+    ("scale=15", "up to 1, .*or two such as 'scale=0.6/0.95'"),
+    ("scale=0.95/0.6", "or two such as 'scale=0.6/0.95'"),
     ("contrast=1.01", "up to 1"),
     ("crop=1.5", "whole number"),
     ("cutout=0.5", "whole number"),

@@ -21,8 +21,9 @@ def _max_pool(x):
   return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
 
 
-def test_forward_pass_matches_numpy():
-  model = models.get_model("lenet", 10)
+@pytest.mark.parametrize("relu", [False, True])
+def test_forward_pass_matches_numpy(relu):
+  model = models.get_model("lenet", 10, relu=relu)
   x = jax.random.normal(jax.random.key(1), (2, 28, 28, 1))
   params = _jit(model.init)(jax.random.key(0), x)["params"]
   rng = np.random.default_rng(0)  # No bias is 0, and units of both signs reach every ReLU.
@@ -31,8 +32,11 @@ def test_forward_pass_matches_numpy():
 
   exact = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
   layers = exact["representation"]
-  y = _max_pool(_conv(np.float64(x), layers["conv1"]))
-  y = _max_pool(_conv(y, layers["conv2"])).reshape(2, -1)
+  y = np.float64(x)
+  for name in ("conv1", "conv2"):
+    y = _max_pool(_conv(y, layers[name]))
+    y = np.maximum(y, 0) if relu else y
+  y = y.reshape(2, -1)
   y = np.maximum(y @ layers["dense"]["kernel"] + layers["dense"]["bias"], 0)
   y = y @ exact["classifier"]["kernel"] + exact["classifier"]["bias"]
   np.testing.assert_allclose(logits, y, rtol=1e-4, atol=1e-5)

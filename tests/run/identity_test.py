@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from soseleto_jax.data import lazy
+from soseleto_jax.data.normalization import Normalization
 from soseleto_jax.data.task import from_arrays
 from soseleto_jax.run import fingerprint, identity
 from soseleto_jax.run.given import Given
@@ -54,6 +55,10 @@ def scaled(normalization, factor):
     (lambda task: change(task, source_normalization=scaled(task.source_normalization, 2)), ["source normalization"]),
     (lambda task: change(task, target_normalization=scaled(task.target_normalization, 2)), ["target normalization"]),
     (lambda task: change(task, source_normalization=scaled(task.source_normalization, 1 + 1e-6)), []),
+    (
+      lambda task: change(task, source_normalization=Normalization(None, None, per_image=True)),
+      ["source normalization"],
+    ),
     (lambda task: zeroed(task, 1), ["source pixels"]),  # no example of the sample
     (lambda task: zeroed(task, slice(1, None)), ["source examples", "source pixels"]),
     (lambda task: zeroed(task, 0), ["source examples", "source pixels"]),
