@@ -3,6 +3,7 @@
 import contextlib
 import http
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -17,9 +18,7 @@ class Server:
   """The server as a process of its own, which can go away and come back with what it held."""
 
   def __init__(self, folder):
-    with socket.socket() as free:
-      free.bind(("127.0.0.1", 0))
-      self._port = free.getsockname()[1]
+    self._port = _free_port()
     self._folder = folder
     address = f"http://127.0.0.1:{self._port}"
     self.environment = {
@@ -32,9 +31,8 @@ class Server:
 
   def start(self):
     """Starts the process, and returns once it answers."""
-    self._process = subprocess.Popen(
-      [sys.executable, "-m", "tests.bucket", str(self._port), str(self._folder)], stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "tests.bucket", str(self._port), str(self._folder)]
+    self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while True:
       with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
         return
@@ -61,6 +59,15 @@ def serving(folder):
     yield server
     server.stop()
     _forget_clients()
+
+
+def _free_port():
+  """A port that no client is given as its own while the server is away, as those from 32768 on are."""
+  for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+    with contextlib.suppress(OSError), socket.socket() as free:
+      free.bind(("127.0.0.1", port))
+      return port
+  raise OSError("no port of 100 is free")
 
 
 @pytest.fixture
