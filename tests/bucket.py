@@ -20,6 +20,7 @@ class Server:
   def __init__(self, folder):
     self._port = _free_port()
     self._folder = folder
+    self._next = None
     address = f"http://127.0.0.1:{self._port}"
     self.environment = {
       "STORAGE_EMULATOR_HOST": address,
@@ -29,10 +30,18 @@ class Server:
       "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # the server knows plain buckets alone
     }
 
-  def start(self):
-    """Starts the process, and returns once it answers."""
+  def make_ready(self):
+    """Makes a process that the next start needs not wait for, however busy the machine is."""
     command = [sys.executable, "-m", "tests.bucket", str(self._port), str(self._folder)]
-    self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    self._next = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    self._next.stdout.readline()
+
+  def start(self):
+    """Starts to serve, and returns once the process answers."""
+    if self._next is None:
+      self.make_ready()
+    self._process, self._next = self._next, None
+    self._process.stdin.close()
     while True:
       with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
         return
@@ -116,6 +125,8 @@ def _serve(port, folder):
   objects._multipart_upload = conditional(objects._multipart_upload)
   objects.download = download
   there = os.path.exists(folder)
+  print("ready", flush=True)
+  sys.stdin.readline()
   server.create_server("127.0.0.1", port, data_dir=folder, default_bucket=None if there else BUCKET).run()
 
 

@@ -153,6 +153,7 @@ def test_an_interrupted_run_goes_on(server, config, uninterrupted):  # noqa: F81
 
 def test_a_server_that_comes_back_is_waited_for(server, config, uninterrupted):  # noqa: F811
   def outage():
+    server.make_ready()
     server.stop()
     threading.Timer(2.0, server.start).start()
 
