@@ -46,6 +46,7 @@ def default_config() -> ConfigDict:
       target_batch_size=32,  # T
       target_balanced=False,  # target batches drawn class by class
       target_weight=1.0,  # of the target's mean loss, beside 1 for the source's, where parameters descend both
+      domain_weight=0.0,  # of the discrepancy of source and target features, beside these; 0: none
       num_epochs=20,  # passes over the source; the other methods take as many steps
       num_steps=0,  # in place of num_epochs, where passes are too long; 0: num_epochs
       pretrain_epochs=0.0,  # of plain training on the source alone, before any method; 0: none
@@ -156,6 +157,7 @@ def validate(config: ConfigDict, method: MakeMethod | None = None) -> None:
   _check("steps_per_call", config.steps_per_call, config.steps_per_call >= 0, "give 0 to choose by device, or a number")
   _check("seed", config.seed, 0 <= config.seed < 2**32, "give a whole number from 0 to 2**32 - 1")
   _check("target_weight", config.target_weight, config.target_weight > 0, "give a number above 0")
+  _check("domain_weight", config.domain_weight, config.domain_weight >= 0, "give 0 for no such term, or more")
   _check("alpha.init", config.alpha.init, 0 <= config.alpha.init <= 1, "weights lie in [0, 1]")
   _check("alpha.step_size", config.alpha.step_size, config.alpha.step_size >= 0, "give 0 or more")
   _check(

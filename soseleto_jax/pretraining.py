@@ -26,6 +26,7 @@ def config_of(config: ConfigDict) -> ConfigDict:
     "alpha",
     "pretrain_epochs",
     "target_weight",
+    "domain_weight",
     "target_balanced",
     "num_steps",
   ):

@@ -56,9 +56,9 @@ def test_values_at_the_edge(field, values):
 
 
 NOT_FINITE = [
-  "target_weight", "finetune_epochs", "finetune_learning_rate", "optimizer.learning_rate", "optimizer.momentum",
-  "optimizer.weight_decay", "alpha.init", "alpha.step_size", "alpha.burn_in_epochs", "alpha.burn_in_weight",
-  "alpha.gain", "alpha.lookahead", "data.source.noise_rate",
+  "target_weight", "domain_weight", "finetune_epochs", "finetune_learning_rate", "optimizer.learning_rate",
+  "optimizer.momentum", "optimizer.weight_decay", "alpha.init", "alpha.step_size", "alpha.burn_in_epochs",
+  "alpha.burn_in_weight", "alpha.gain", "alpha.lookahead", "data.source.noise_rate",
 ]  # fmt: skip
 
 BAD = [
@@ -94,6 +94,7 @@ BAD = [
   ("finetune_learning_rate", 0.0, "above 0"),
   ("steps_per_call", -1, "give 0 to choose by device, or a number"),
   ("target_weight", 0.0, "above 0"),
+  ("domain_weight", -0.1, "give 0 for no such term, or more"),
   ("seed", -1, "from 0 to 2**32 - 1"),
   ("seed", 2**32, "from 0 to 2**32 - 1"),
   ("alpha.init", 1.5, "weights lie in [0, 1]"),

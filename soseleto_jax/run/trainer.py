@@ -22,6 +22,7 @@ from soseleto_jax.feed.resident import Resident, put_set
 from soseleto_jax.feed.sampling import EpochSampler, TargetSampler
 from soseleto_jax.feed.streaming import Streaming
 from soseleto_jax.methods.base import Phase, Setup, make_method
+from soseleto_jax.methods.domain import with_domain_term
 from soseleto_jax.models import make_network
 from soseleto_jax.models.losses import predict_fn
 from soseleto_jax.models.network import as_network
@@ -69,7 +70,7 @@ class Experiment:
     self._preparations = make_preparations(task, config.augment, given.augment)
     self.steps_per_epoch = source.steps_per_epoch
     self.setup = self._make_setup(given, like)
-    self.method = make_method(self.setup, given.method)
+    self.method = with_domain_term(self.setup, make_method(self.setup, given.method))
     self.num_steps = self.method.num_steps
     if self.num_steps >= 2**31:
       raise ValueError(

@@ -110,7 +110,8 @@ def _hold_out(task: Task, seed: int) -> Task | None:
 def _accuracy(setup, task, given, method):
   """Trains by another method for the trial's epochs; returns the accuracy on the test set."""
   config = setup.config.copy_and_resolve_references()
-  config.update(method=method, num_epochs=min(config.alpha.trial_epochs, config.num_epochs), num_steps=0)
+  epochs = min(config.alpha.trial_epochs, config.num_epochs)
+  config.update(method=method, domain_weight=0.0, num_epochs=epochs, num_steps=0)
   config.target_batch_size = min(config.target_batch_size, len(task.target["label"]))
   experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()), like=setup)
   state, step = experiment.place(experiment.initial_state()), 0
