@@ -253,7 +253,7 @@ def _without(unreadable, root, on_unreadable):
   more = len(reasons) - _MOST_LISTED
   listed = "\n  ".join([*reasons[:_MOST_LISTED], *([f"and {more} more"] if more > 0 else [])])
   if on_unreadable == "stop":
-    cure = "replace or remove them, or go on without by config.data.on_unreadable=skip"
+    cure = "replace or remove them, or go on without by on_unreadable=skip (config.data.on_unreadable)"
     if len(reasons) == 1:
       raise ValueError(f"{reasons[0]}; {cure.replace('them', 'it')}")
     raise ValueError(f"{len(reasons)} files of {root} cannot be read as images; {cure}:\n  {listed}")

@@ -148,11 +148,14 @@ class Images:
     return image
 
   def _decode(self, encoded, row):
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
       with Image.open(io.BytesIO(encoded), formats=formats()) as image:
         pixels = np.asarray(self._look.of(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-      raise Unreadable(f"{self._name(row)} cannot be read as an image: {error}; replace or remove it") from error
+      why = error
+      if isinstance(error, UnidentifiedImageError):  # whose own text is an address in memory
+        why = f"it is none of {', '.join(formats())}" if encoded else "it is empty"
+      raise Unreadable(f"{self._name(row)} cannot be read as an image: {why}; replace or remove it") from error
     return pixels[..., None] if pixels.ndim == 2 else pixels

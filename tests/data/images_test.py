@@ -82,5 +82,18 @@ def test_formats_and_colours():
   assert colour("white") == (255, 255, 255)
   with pytest.raises(ValueError, match="background='whiet' is no colour"):
     colour("whiet")
-  with pytest.raises(Unreadable, match="it cannot be read as an image: .*replace or remove it"):
-    decoded(b"<html>", PHOTO)
+
+
+@pytest.mark.parametrize(
+  "content, why",
+  [(b"<html>", "it is none of PNG, JPEG, .*"), (b"", "it is empty"), (b"\xff\xd8\xff\xe0\x00\x10JFIF", "Truncated File Read")],
+)
+def test_what_is_no_image(content, why):
+  with pytest.raises(Unreadable, match=f"it cannot be read as an image: {why}; replace or remove it") as error:
+    decoded(content, PHOTO)
+  assert "BytesIO" not in str(error.value)
+
+
+def test_cmyk():
+  red = Image.new("RGB", (8, 8), (255, 0, 0)).convert("CMYK")
+  assert np.abs(decoded(encoded(red, "JPEG"), PHOTO).astype(int) - (255, 0, 0)).max() <= 2
