@@ -104,13 +104,14 @@ class Subset:
     They are told by `row` where both come from one split, and by their pixels, bit for bit, where
     two data sets, or slices of one, may hold the same images.
     """
-    dropped = np.zeros(len(self), bool)
+    drawn, same = np.zeros((2, len(self)), bool)
     for other in others:
       if (self.dataset, self.split) == (other.dataset, other.split):
-        dropped |= np.isin(self.examples["row"], other.examples["row"])
+        drawn |= np.isin(self.examples["row"], other.examples["row"])
       elif self.dataset != other.dataset or _is_slice(self.split) or _is_slice(other.split):
-        dropped |= same_images(self.examples["x"], other.examples["x"])
-    return self.leave_out(dropped, "also in the target, validation or test set")
+        same |= same_images(self.examples["x"], other.examples["x"])
+    subset = self.leave_out(drawn, "drawn from the same set for target, validation or test")
+    return subset.leave_out(same[~drawn], "also in the target, validation or test set")
 
 
 def balanced(labels: np.ndarray, per_class: np.ndarray, seed: int, stream: str, field: str) -> np.ndarray:

@@ -77,7 +77,10 @@ def test_what_is_left_out_is_counted_by_its_reason():
   whole = subset([0, 1, 2, 3, 1])
   assert whole.left_out == {} and whole.without(whole.take([])) is whole
   left = whole.take_classes((1, 3), "source").without(whole.take([1])).leave_out(np.array([True, False]), "dull")
-  assert left.left_out == {"of other classes": 2, "also in the target, validation or test set": 1, "dull": 1}
+  drawn = "drawn from the same set for target, validation or test"
+  assert left.left_out == {"of other classes": 2, drawn: 1, "dull": 1}
+  copies = subset([0, 0], dataset="other", x=whole.examples["x"][1:3])
+  assert whole.without(whole.take([1]), copies).left_out == {drawn: 1, "also in the target, validation or test set": 1}
   assert left.leave_out(np.array([True]), "dull").left_out["dull"] == 2
   assert left.examples["row"].tolist() == [4]
 
