@@ -86,7 +86,11 @@ def test_formats_and_colours():
 
 @pytest.mark.parametrize(
   "content, why",
-  [(b"<html>", "it is none of PNG, JPEG, .*"), (b"", "it is empty"), (b"\xff\xd8\xff\xe0\x00\x10JFIF", "Truncated File Read")],
+  [
+    (b"<html>", "it is none of PNG, JPEG, .*"),
+    (b"", "it is empty"),
+    (b"\xff\xd8\xff\xe0\x00\x10JFIF", "Truncated File Read"),
+  ],
 )
 def test_what_is_no_image(content, why):
   with pytest.raises(Unreadable, match=f"it cannot be read as an image: {why}; replace or remove it") as error:
