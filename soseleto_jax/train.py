@@ -117,11 +117,11 @@ def train_and_evaluate(
           interface_of(task, experiment.method).write(workdir)
         start: dict[str, Any] = {}
         if trial.is_wanted(config, given):
-          setup = experiment.setup
+          shared = experiment.shared
           del experiment  # and with it what the devices hold: it has shown that config and data can be used
           resumes = checkpoints.latest_step is not None
-          config, start = trial.with_start(setup, given, workdir, resumes, before.get("start"))
-          experiment = Experiment(config, task, given, like=setup)
+          config, start = trial.with_start(shared, given, workdir, resumes, before.get("start"))
+          experiment = Experiment(config, task, given, like=shared)
         state, window = _resume(experiment, loop.Window(digest, known | {"start": start}), checkpoints, workdir)
         keep_folder = functools.partial(_keep_folder, hold, workdir, window.identity, experiment)
         with _writer(workdir, window, int(state.step)) as writer:

@@ -110,7 +110,7 @@ def shard_train_state(state: TrainState, mesh: Mesh, shard_params: bool = False)
   shardings = state_shardings(state, mesh, shard_params)
 
   def place(leaf, sharding):
-    return arrays.put(jnp.array(leaf, copy=True), sharding)
+    return arrays.put(arrays.copied(leaf), sharding)
 
   placed = jax.tree.map(place, state.replace(alpha=None), shardings.replace(alpha=None))
   # From the host, and not by way of one device that may have no room for all of it.

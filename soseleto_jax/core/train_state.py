@@ -95,7 +95,7 @@ def init_train_state(
     model_state=model_state,
     seed=jnp.asarray(seed, jnp.uint32),
   )
-  return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+  return jax.tree.map(arrays.copied, state)
 
 
 def check_optimizer(optimizer: Any) -> None:

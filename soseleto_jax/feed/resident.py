@@ -1,5 +1,6 @@
 """Sets that live on the devices: batches are gathered there by index."""
 
+import functools
 from typing import Any
 
 import jax
@@ -25,20 +26,13 @@ class Resident:
   def __init__(self, examples: Examples, sampler: EpochSampler | TargetSampler, mesh: Mesh):
     """Puts the set on every device of a mesh with one axis."""
     self._set, self._sampler, self._mesh = put_set(examples, mesh), sampler, mesh
-    split = P(None, *mesh.axis_names)
-
-    def gather(examples, index, mask):
-      return {"x": examples["x"][index], "label": examples["label"][index], "index": index, "mask": mask}
-
-    mapped = jax.shard_map(gather, mesh=mesh, in_specs=(P(), split, split), out_specs=split)
-    self._split = NamedSharding(mesh, split)
-    self._gather = jax.jit(mapped, out_shardings=self._split)
+    self._split = NamedSharding(mesh, P(None, *mesh.axis_names))
 
   def batches(self, step: int, count: int) -> dict[str, jax.Array]:
     """Returns the batches of `count` steps from `step`, as `Streaming.batches` does."""
     rows = [self._sampler.batch(s, self._mesh.size) for s in range(step, step + count)]
     index, mask = (np.stack(parts) for parts in zip(*rows, strict=True))
-    return self._gather(self._set, *arrays.put((index, mask), self._split))
+    return _gather(self._split)(self._set, *arrays.put((index, mask), self._split))
 
   def again(self, step: int) -> dict[str, jax.Array]:
     """Returns the batch of a step that was fed before, as `Streaming.again` does."""
@@ -49,3 +43,14 @@ class Resident:
 
   def restore(self, state: Any, step: int) -> None:
     """Takes what `state`, of this or of the other feed, returned at a step; there is nothing to restore."""
+
+
+@functools.cache
+def _gather(split):
+  """Compiles the gathering of batches once for all sets of the same shapes."""
+
+  def gather(examples, index, mask):
+    return {"x": examples["x"][index], "label": examples["label"][index], "index": index, "mask": mask}
+
+  mapped = jax.shard_map(gather, mesh=split.mesh, in_specs=(P(), split.spec, split.spec), out_specs=split.spec)
+  return jax.jit(mapped, out_shardings=split)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
+from soseleto_jax.core.compiling import jit_once
 from soseleto_jax.models.calling import NO_FEATURES, mode_options, parameter_names
 from soseleto_jax.models.function_network import FunctionNetwork, has_init_and_apply
 from soseleto_jax.models.nnx_network import NnxNetwork, WholeNnxNetwork
@@ -60,7 +61,7 @@ class LinenNetwork:
   def init(self, key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
     """Returns the variables at the start, "params" and the other collections apart."""
     init: Any = functools.partial(self.module.init, **cast(Any, mode_options(type(self.module).__call__, False)))
-    variables = dict(jax.jit(init)(key, x))
+    variables = dict(jit_once(init)(key, x))
     params = variables.pop("params", {})
     return params, variables or None
 

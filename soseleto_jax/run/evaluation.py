@@ -1,5 +1,6 @@
 """Loss and accuracy of a network over a whole set."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,9 +48,8 @@ class Evaluator:
       return predict(params, model_state, normalization.apply(x))
 
     @jax.jit
-    def sums(params, model_state, data, index, mask):
-      logits = logits_of(params, model_state, data["x"][index])
-      label = data["label"][index]
+    def sums(params, model_state, x, label, mask):
+      logits = logits_of(params, model_state, x)
       values = {"accuracy": jnp.argmax(logits, axis=-1) == label} if has_classes else {}
       values["loss"] = loss(logits, label)
       return {name: jnp.sum(value, where=mask) for name, value in values.items()}
@@ -63,7 +63,8 @@ class Evaluator:
     for start in range(0, num_examples, self._batch_size):
       rows = np.arange(start, start + self._batch_size, dtype=np.int32)
       index, mask = arrays.put((np.minimum(rows, num_examples - 1), rows < num_examples), self._split)
-      totals.append(self._sums(params, model_state, data, index, mask))
+      x, label = _take(self._split)(data["x"], data["label"], index)
+      totals.append(self._sums(params, model_state, x, label, mask))
     totals = jax.device_get(totals)
     return {name: float(sum(np.float64(part[name]) for part in totals) / num_examples) for name in totals[0]}
 
@@ -78,3 +79,9 @@ class Evaluator:
       part = arrays.put(np.asarray(x[rows]), self._split)
       parts.append(arrays.gather(self._logits(params, model_state, part))[: len(x) - start])
     return np.concatenate(parts)
+
+
+@functools.cache
+def _take(split):
+  """Compiles what depends on the size of a set apart from the network, which is compiled once for all of them."""
+  return jax.jit(lambda x, label, index: (x[index], label[index]), out_shardings=split)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,24 +39,38 @@ _MOST_STEPS_PER_CALL = 20
 _AUGMENTATION = 2**31  # keeps the keys of augmentation apart from those of the step
 
 
+class Shared(NamedTuple):
+  """What experiments on one network and seed have in common; nothing of the data.
+
+  Attributes:
+    setup: what their methods are made from.
+    evaluator: of the network's own prediction; None where the method has one of its own.
+  """
+
+  setup: Setup
+  evaluator: Evaluator | None
+
+
 class Experiment:
   """A config with its task, on a mesh of all devices.
 
   Attributes:
     setup: what the method was made for.
     method: how it is trained.
+    shared: what another experiment on the network can go on from.
     num_steps: steps of all phases.
     steps_per_epoch: steps of one pass over the source.
   """
 
-  def __init__(self, config: ConfigDict, task: Task, given: Given | None = None, like: Setup | None = None):
+  def __init__(self, config: ConfigDict, task: Task, given: Given | None = None, like: Shared | None = None):
     """Builds the network and puts the data on the devices; compiles nothing of the steps yet.
 
     Args:
       config: the experiment.
       task: its data.
       given: what the caller gave in place of what the config names.
-      like: of another experiment with the same network and seed, which is then not built and initialized again.
+      like: of another experiment with the same network and seed, which is then not built, initialized and compiled
+        for evaluation again.
     """
     given = Given() if given is None else given
     task_fit.check(config, task)
@@ -78,14 +92,8 @@ class Experiment:
       )
     self._steps = {phase: self._careful(phase.step) for phase in self.method.phases}
 
-    self._evaluator = Evaluator(
-      self.method.predict or predict_fn(self.setup.network, head=self.setup.head("target")),
-      task.target_normalization,
-      config.eval_batch_size,
-      self._mesh,
-      loss=self.setup.task_loss,
-      has_classes=task.has_classes,
-    )
+    self._evaluator = self._make_evaluator(like)
+    self.shared = Shared(self.setup, None if self.method.predict else self._evaluator)
     held_out = {"validation": task.validation, "test": task.test}
     self._held_out = {name: examples for name, examples in held_out.items() if examples is not None}
     self._data = {name: put_set(examples, self._mesh) for name, examples in self._held_out.items()}
@@ -100,15 +108,15 @@ class Experiment:
     config, task = self.config, self.task
     if like is not None:
       own = {"steps_per_epoch": self.steps_per_epoch, "preparations": self._preparations}
-      return dataclasses.replace(like, config=config, task=task, **own)
+      return dataclasses.replace(like.setup, config=config, task=task, **own)
     sizes = {side: task_fit.head_size(task, side) for side in ("source", "target")}
     num_classes = sizes["target"] if task.shared_classes else sizes
     if given.network is None:
       network = make_network(config.model.to_dict(), num_classes, seed=config.seed, whole=not task.has_classes)
     else:
       network = as_network(given.network, num_classes if task.has_classes else None)
-    x = task.source_normalization.apply(jnp.zeros((1, *task.source["x"].shape[1:]), task.source["x"].dtype))
-    params, model_state = network.init(jax.random.key(config.seed), x)
+    x = task.source_normalization.apply(np.zeros((1, *task.source["x"].shape[1:]), task.source["x"].dtype))
+    params, model_state = network.init(jax.random.key(config.seed), jnp.asarray(x))
     if given.params is not None:
       start = load_params(given.params) if isinstance(given.params, (str, os.PathLike)) else given.params
       params, model_state = start_from(start, params, model_state)
@@ -123,6 +131,18 @@ class Experiment:
       given.optimizer,
       self._preparations,
       task_fit.loss_of(config, task, given),
+    )
+
+  def _make_evaluator(self, like):
+    if like is not None and like.evaluator is not None and self.method.predict is None:
+      return like.evaluator
+    return Evaluator(
+      self.method.predict or predict_fn(self.setup.network, head=self.setup.head("target")),
+      self.task.target_normalization,
+      self.config.eval_batch_size,
+      self._mesh,
+      loss=self.setup.task_loss,
+      has_classes=self.task.has_classes,
     )
 
   def _careful(self, step):

@@ -11,12 +11,11 @@ from ml_collections import ConfigDict
 
 from soseleto_jax.data import lazy, selection
 from soseleto_jax.data.task import Task
-from soseleto_jax.methods.base import Setup
 from soseleto_jax.report import writers
 from soseleto_jax.run import processes
 from soseleto_jax.run.given import Given
 from soseleto_jax.run.progress import Progress
-from soseleto_jax.run.trainer import Experiment
+from soseleto_jax.run.trainer import Experiment, Shared
 
 _LOGGER = logging.getLogger(__name__)
 _FILE = "trial.json"
@@ -34,7 +33,7 @@ def is_wanted(config: ConfigDict, given: Given) -> bool:
 
 
 def with_start(
-  setup: Setup, given: Given, workdir: pathlib.Path, resumes: bool, before: dict[str, Any] | None = None
+  shared: Shared, given: Given, workdir: pathlib.Path, resumes: bool, before: dict[str, Any] | None = None
 ) -> tuple[ConfigDict, dict[str, Any]]:
   """Returns the config with `alpha.init` and `alpha.burn_in_weight` from a trial.
 
@@ -45,7 +44,7 @@ def with_start(
   in. A source whose labels are wrong systematically is then kept out until its examples are told apart.
 
   Args:
-    setup: of the run's experiment.
+    shared: of the run's experiment.
     given: what the caller gave it.
     workdir: its folder, where trial.json keeps the answer.
     resumes: whether the run goes on from a checkpoint, and with the answer that it started with.
@@ -54,10 +53,10 @@ def with_start(
   Returns:
     The config, and what to say of it: "alpha_init", and the accuracies "trial_target" and "trial_joint".
   """
-  found = before or (_read(workdir / _FILE) if resumes else None) or _try(setup, given)
+  found = before or (_read(workdir / _FILE) if resumes else None) or _try(shared, given)
   if processes.is_main():
     write(workdir, found)
-  config = setup.config.copy_and_resolve_references()
+  config = shared.setup.config.copy_and_resolve_references()
   config.alpha.init = init = found["alpha_init"]
   config.alpha.burn_in_weight = float(np.clip(0.5 + config.alpha.gain * (init - 0.5), _LEAST, 1.0))
   return config, found
@@ -77,12 +76,13 @@ def _read(path):
     return None
 
 
-def _try(setup, given):
-  config, held_out = setup.config, _hold_out(setup.task, setup.config.seed)
+def _try(shared, given):
+  config, task = shared.setup.config, shared.setup.task
+  held_out = _hold_out(task, config.seed)
   if held_out is None:
     _LOGGER.warning("no trial: no clean images to try on; take num_validation of them, or 3 a class for the target")
     return {"alpha_init": 0.5}
-  accuracy = {method: _accuracy(setup, held_out, given, method) for method in ("target_only", "joint")}
+  accuracy = {method: _accuracy(shared, held_out, given, method) for method in ("target_only", "joint")}
   gain = accuracy["joint"] - accuracy["target_only"]
   init = float(np.clip(0.5 + np.interp(gain, _GAINS, _FROM_HALF) / config.alpha.gain, 0.0, 1.0))
   _LOGGER.info(
@@ -107,13 +107,13 @@ def _hold_out(task: Task, seed: int) -> Task | None:
   return dataclasses.replace(task, target=kept, test=tried)
 
 
-def _accuracy(setup, task, given, method):
+def _accuracy(shared, task, given, method):
   """Trains by another method for the trial's epochs; returns the accuracy on the test set."""
-  config = setup.config.copy_and_resolve_references()
+  config = shared.setup.config.copy_and_resolve_references()
   epochs = min(config.alpha.trial_epochs, config.num_epochs)
   config.update(method=method, domain_weight=0.0, num_epochs=epochs, num_steps=0)
   config.target_batch_size = min(config.target_batch_size, len(task.target["label"]))
-  experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()), like=setup)
+  experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()), like=shared)
   state, step = experiment.place(experiment.initial_state()), 0
   _LOGGER.info("trial by %s: %d steps", method, experiment.num_steps)
   with Progress(experiment.num_steps, step) as progress:

@@ -37,3 +37,14 @@ def test_put_places_and_copies():
   assert [shard.data.tolist() for shard in placed["a"].addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
   assert arrays.put(tree, whole)["b"][0].is_fully_replicated
   assert isinstance(arrays.gather(placed["a"]), np.ndarray)
+
+
+@pytest.mark.parametrize("spec", [P("data"), P()])
+def test_a_copy_lies_where_its_original_does_and_outlives_it(spec):
+  original = arrays.put(np.arange(16.0, dtype=np.float32), NamedSharding(sharding.make_mesh(), spec))
+  copy = arrays.copied(original)
+  assert copy.sharding == original.sharding
+  jax.jit(jnp.negative, donate_argnums=0)(original)
+  original.delete()
+  np.testing.assert_array_equal(copy, np.arange(16))
+  assert jax.jit(arrays.copied)(copy).shape == (16,)

@@ -18,8 +18,8 @@ def config(**fields):
   return runs.make_config(**{"alpha__trial_epochs": 1, "alpha__burn_in_epochs": 0.5, "alpha__gain": 4.0} | fields)
 
 
-def setup(config, task=None):
-  return Experiment(config, runs.make_task() if task is None else task).setup
+def shared(config, task=None):
+  return Experiment(config, runs.make_task() if task is None else task).shared
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def answers(monkeypatch):
   def answer(**accuracy):
     tried.clear()
 
-    def reach(setup, task, given, method):
+    def reach(shared, task, given, method):
       tried.append(method)
       return accuracy[method]
 
@@ -57,7 +57,7 @@ def test_the_start_follows_from_the_difference(tmp_path, answers, target_only, j
   """With a gain of 4; in burn-in some weight is left."""
   tried = answers(target_only=target_only, joint=joint)
   before = config()
-  found, said = trial.with_start(setup(before), Given(), tmp_path, resumes=False)
+  found, said = trial.with_start(shared(before), Given(), tmp_path, resumes=False)
   assert sorted(tried) == ["joint", "target_only"]
   assert said == pytest.approx({"alpha_init": init, "trial_target": target_only, "trial_joint": joint})
   assert (found.alpha.init, found.alpha.burn_in_weight) == pytest.approx((init, weight))
@@ -66,23 +66,23 @@ def test_the_start_follows_from_the_difference(tmp_path, answers, target_only, j
 
 def test_alpha_starts_within_its_bounds(tmp_path, answers):
   answers(target_only=0.9, joint=0.6)
-  assert trial.with_start(setup(config(alpha__gain=1.0)), Given(), tmp_path, False)[1]["alpha_init"] == 0.0
+  assert trial.with_start(shared(config(alpha__gain=1.0)), Given(), tmp_path, False)[1]["alpha_init"] == 0.0
 
 
 def test_a_run_goes_on_with_the_answer_it_started_with(tmp_path, answers):
   answers(target_only=0.9, joint=0.6)
-  first = trial.with_start(setup(config()), Given(), tmp_path, resumes=False)
+  first = trial.with_start(shared(config()), Given(), tmp_path, resumes=False)
   tried = answers(target_only=0.1, joint=0.6)
-  assert trial.with_start(setup(config()), Given(), tmp_path, resumes=True) == first and not tried
-  again, _ = trial.with_start(setup(config()), Given(), tmp_path, resumes=False)
+  assert trial.with_start(shared(config()), Given(), tmp_path, resumes=True) == first and not tried
+  again, _ = trial.with_start(shared(config()), Given(), tmp_path, resumes=False)
   assert again.alpha.burn_in_weight == 1.0
 
 
 def test_an_answer_that_was_lost_is_found_again(tmp_path, answers):
   answers(target_only=0.9, joint=0.6)
-  expected = trial.with_start(setup(config()), Given(), tmp_path, resumes=False)
+  expected = trial.with_start(shared(config()), Given(), tmp_path, resumes=False)
   (tmp_path / "trial.json").write_text('{"first')
-  assert trial.with_start(setup(config()), Given(), tmp_path, resumes=True) == expected
+  assert trial.with_start(shared(config()), Given(), tmp_path, resumes=True) == expected
 
 
 def test_validation_images_are_what_it_is_judged_by():
@@ -105,7 +105,7 @@ def test_too_few_clean_examples_leave_the_middle(tmp_path, caplog):
   task = dataclasses.replace(runs.make_task(), validation=None)
   few = {name: column[:6] for name, column in task.target.items()}
   task = dataclasses.replace(task, target=few)
-  found, said = trial.with_start(setup(config(), task), Given(), tmp_path, resumes=False)
+  found, said = trial.with_start(shared(config(), task), Given(), tmp_path, resumes=False)
   assert said == {"alpha_init": 0.5} and found.alpha.init == 0.5
   assert "num_validation" in caplog.text
 
@@ -144,7 +144,7 @@ def test_the_trial_sees_no_test_image(tmp_path):
   """With other labels of the test set the answer is the same."""
   task = runs.make_task()
   other = dataclasses.replace(task, test=task.test | {"label": (task.test["label"] + 1) % runs.CLASSES})
-  answers = [trial.with_start(setup(config(), data), Given(), tmp_path, resumes=False)[1] for data in (task, other)]
+  answers = [trial.with_start(shared(config(), data), Given(), tmp_path, resumes=False)[1] for data in (task, other)]
   assert answers[0] == answers[1]
 
 
@@ -153,3 +153,14 @@ def test_what_cannot_be_trained_is_refused_before_the_trial(tmp_path, monkeypatc
   with pytest.raises(ValueError, match="config.alpha.params names 'no_layer'"):
     train_and_evaluate(config(alpha__params=("no_layer",)), tmp_path / "run", runs.make_task())
   assert not (tmp_path / "run").exists()
+
+
+def test_a_trial_compiles_the_evaluation_that_the_run_compiles(tmp_path):
+  """Validation and test sets, of the trial and of the run, are evaluated by one program."""
+  common = shared(config())
+  tried = Experiment(config(method="joint"), runs.make_task(), like=common)
+  assert tried._evaluator is common.evaluator and tried.shared.evaluator is common.evaluator
+  state = tried.place(tried.initial_state())
+  tried.evaluate(state)
+  Experiment(config(), runs.make_task(), like=tried.shared).evaluate(state)
+  assert common.evaluator._sums._cache_size() == 1
