@@ -52,15 +52,31 @@ def parse_flags(argv: list[str]) -> list[str]:
   words = {argument.split("=")[0].lstrip("-") for argument in arguments if argument.startswith("-")}
   if not words & {"config", "help", "helpshort", "helpfull", "helpxml", "?"}:  # a default would be read on import
     arguments = [f"--config={config_file.CONFIGS / 'digits_noise.py'}", *arguments]
-  logging.getLogger("soseleto_jax").setLevel(logging.INFO)  # for what a config's file chooses
   value = ""
   try:
     if "config" in words:
       arguments, value = _with_found_config(arguments)
-    return flags.FLAGS([name, *arguments])
+    with _log_before_absl():
+      return flags.FLAGS([name, *arguments])
   except Exception as error:  # of the file, too, which is the user's
     what = config_file.mistake(value, error, flags.FLAGS["config"].value if value else None)
     raise SystemExit(f"error: {what}") from None
+
+
+@contextlib.contextmanager
+def _log_before_absl():
+  """Logs what a config's file chooses, in plain lines: absl warns of all that comes before it knows its options."""
+  logger, handler = logging.getLogger("soseleto_jax"), logging.StreamHandler()
+  level, propagate = logger.level, logger.propagate
+  logger.addHandler(handler)
+  logger.setLevel(logging.INFO)
+  logger.propagate = False
+  try:
+    yield
+  finally:
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = propagate
 
 
 def _with_found_config(arguments):

@@ -210,6 +210,18 @@ def test_a_mistake_in_the_file_is_shown_with_its_line(call, trained, tmp_path, m
     call(f"--config={name}", *filter(None, [option]))
 
 
+def test_what_the_file_chooses_is_said_in_plain_lines(parse, tmp_path, capfd):
+  text = CONFIG.replace(
+    "return config", "logging.getLogger('soseleto_jax.choices').info('network: mlp'); return config"
+  )
+  (tmp_path / "own.py").write_text(f"import logging\n{text}")
+  logger = logging.getLogger("soseleto_jax")
+  before = logger.level, logger.propagate, list(logger.handlers)
+  parse("--config=own.py")
+  assert capfd.readouterr().err == "network: mlp\n"
+  assert (logger.level, logger.propagate, logger.handlers) == before
+
+
 @pytest.mark.parametrize("arguments", [("--config=",), ("--config",)])
 def test_no_file_is_named(call, arguments):
   with pytest.raises(SystemExit, match="^error: --config=? names no file$"):
