@@ -24,6 +24,7 @@ from experiments import (
   table1,
   table2,
   tables,
+  transfer_noise,
   unlabelled,
 )
 
@@ -35,6 +36,7 @@ EXPERIMENTS = tuple(
     table1,
     figure2,
     table2,
+    transfer_noise,
     svhn_instances,
     unlabelled,
     human_noise,
@@ -53,7 +55,7 @@ _PLACE = re.compile(r"(<!-- (\w+\.md) (\d+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def render_all(results: pathlib.Path, folder: pathlib.Path) -> None:
   """Renders the tables and figures of EXPERIMENTS from the files of records in `results` into another folder."""
   for experiment in EXPERIMENTS:
-    for protocol in runs.PROTOCOLS:
+    for protocol in experiment.protocols:
       if records := runs.records_of(experiment, protocol, results / f"{experiment.name}.jsonl"):
         experiment.render(protocol, records, folder)
 

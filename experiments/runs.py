@@ -102,12 +102,14 @@ class Experiment:
     render: `(protocol, records, folder)`, writes tables and figures. The records are those of the runs that
       `make_runs` returns for the seeds found in the file.
     seeds: where the command line names none.
+    protocols: of PROTOCOLS; the last is run unless the command line names another.
   """
 
   name: str
   make_runs: Callable[[str, Sequence[int]], Sequence[Run]]
   render: Callable[[str, Sequence[Record], pathlib.Path], None]
   seeds: Sequence[int] = (0, 1, 2)
+  protocols: Sequence[str] = PROTOCOLS
 
 
 def train_run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -253,7 +255,12 @@ def _parser(experiment):
   formatter = argparse.ArgumentDefaultsHelpFormatter
   parser = argparse.ArgumentParser(allow_abbrev=False, formatter_class=formatter)
   add = parser.add_argument
-  add("--protocol", choices=PROTOCOLS, default="small", help="the paper's sizes, or what a CPU can do")
+  add(
+    "--protocol",
+    choices=experiment.protocols,
+    default=experiment.protocols[-1],
+    help="the paper's sizes, or what a CPU can do",
+  )
   add("--seeds", type=_seeds, default=experiment.seeds, help="each draws its own sets and initial weights")
   add("--methods", type=lambda text: text.split(","), help="only these methods")
   add("--workdir", type=pathlib.Path, default=pathlib.Path("runs", experiment.name), help="where the runs go")

@@ -1,8 +1,8 @@
 """The paper's Figures 3 to 5: which images of SVHN 0-9 help MNIST 5-9, `python -m experiments.svhn_instances`.
 
-SOSELETO on configs/svhn_mnist.py:source_classes=0-9 with 25 labelled target images; `small` draws 10,000 SVHN images
-and takes four epochs of them. Figure 3 is the share of each digit's images with α > 0.8, Figures 4 and 5 are the images
-of the largest and smallest α.
+SOSELETO on configs/svhn_mnist_released.py:source_classes=0-9 with 25 labelled target images; `small` draws 10,000 SVHN
+images and takes four epochs of them. Figure 3 is the share of each digit's images with α > 0.8, Figures 4 and 5 are the
+images of the largest and smallest α.
 """
 
 import logging
@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from configs import svhn_mnist
+from configs import svhn_mnist_released
 from experiments import runs, tables
 from soseleto_jax.data import tfds
 from soseleto_jax.report import figure_style, figures
@@ -34,7 +34,7 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 
 
 def _config(protocol, seed):
-  config = svhn_mnist.get_config("source_classes=0-9" + ",small" * (protocol == "small"))
+  config = svhn_mnist_released.get_config("source_classes=0-9" + ",small" * (protocol == "small"))
   config.seed = seed
   return config
 

@@ -135,11 +135,12 @@ def paired(
   metric: str = "test_accuracy",
   scale: float = 100,
   digits: int = 1,
+  interval: bool = False,
 ) -> str:
   """Returns the table of differences of a metric, by default of test accuracy in points, seed by seed.
 
   They are those of the method `best` minus each other, times `scale`, which is below 0 for a metric that is the better
-  the smaller it is.
+  the smaller it is; with `interval`, beside them the 95 % interval of their mean, by Student's t.
   """
   body = []
   for key, method in methods.items():
@@ -150,8 +151,24 @@ def paired(
       ours, theirs = (by_seed(records, name, at, metric) for name in (best, key))
       differences = (scale * (ours - theirs)).dropna()  # the index, the seed, says which go together
       ahead = f"{(differences > 0).sum()} of {len(differences)}" if len(differences) else ""
-      body[-1] += [mean_sd(differences, digits), ahead]
-  return markdown(["", *(f"{name}: {what}" for name in names for what in ("difference", "ahead"))], body)
+      body[-1] += [mean_sd(differences, digits), *([mean_interval(differences, digits)] if interval else []), ahead]
+  columns = ("difference", "95 %", "ahead") if interval else ("difference", "ahead")
+  return markdown(["", *(f"{name}: {what}" for name in names for what in columns)], body)
+
+
+def mean_interval(values: Sequence[float] | pd.Series, digits: int = 1) -> str:
+  """Formats the 95 % interval of a mean by Student's t; "" of fewer than two values.
+
+  >>> mean_interval([1.0, 2.0, 3.0]), mean_interval([1.0])
+  ('-0.5 to 4.5', '')
+  """
+  from scipy import stats
+
+  if len(values) < 2:
+    return ""
+  half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+  low, high = (statistics.mean(values) + sign * half for sign in (-1, 1))
+  return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def source_sizes(records: Sequence[Record]) -> str:

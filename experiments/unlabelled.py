@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import svhn_mnist
+from configs import svhn_mnist_released
 from experiments import runs, tables
 from soseleto_jax.config import default_config
 from soseleto_jax.core.train_state import TrainState
@@ -61,7 +61,7 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 
 
 def _config(protocol, seed):
-  config = svhn_mnist.get_config("num_target=25,source_classes=0-4" + ",small" * (protocol == "small"))
+  config = svhn_mnist_released.get_config("num_target=25,source_classes=0-4" + ",small" * (protocol == "small"))
   config.seed = seed
   return config
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -13,6 +14,7 @@ from soseleto_jax.data import (
   draws,
   files,
   folders,
+  isolation,
   lazy,
   noise,
   normalization,
@@ -98,8 +100,10 @@ def read(
   aspect: str = "crop",
   background: str = "white",
   on_unreadable: str = "stop",
+  isolate: bool = False,
 ) -> Subset:
   """Reads a split of a data set: `digits`, `folder`, `arrays` or one of TFDS; larger ones than a limit stay on disk."""
+  final_size, size = size, 0 if isolate else size
   if dataset in ("digits", *_FILES):
     checks.choice("label_key", label_key, ("label",))
   if dataset == "digits":
@@ -123,8 +127,10 @@ def read(
       size=size,
       most_bytes=most_bytes,
     )
-  if lazy.num_bytes(examples["x"]) <= most_bytes:
+  if lazy.num_bytes(examples["x"]) <= most_bytes or isolate:
     examples["x"] = lazy.load(examples["x"])
+  if isolate:
+    examples["x"] = isolation.isolate(examples["x"], final_size)
   class_names, left_out = examples.pop("class_names"), examples.pop("left_out", {})
   meanings = examples.pop("meanings", {name: name for name in class_names} if dataset == "folder" else None)
   examples.setdefault("row", np.arange(len(examples["label"]), dtype=np.int32))
@@ -133,9 +139,9 @@ def read(
 
 def _read_side(read: Callable[..., Subset], side: ml_collections.ConfigDict, split: str, field: str) -> Subset:
   with checks.prefix(f"config.data.{field}: "):
-    options = {}
+    options: dict[str, Any] = {"isolate": True} if side.isolate else {}
     if side.dataset == "folder":
-      options = {"aspect": side.aspect, "background": side.background}
+      options |= {"aspect": side.aspect, "background": side.background}
     return read(side.dataset, split, side.label_key, side.grayscale, side.size, side.path, **options)
 
 

@@ -1,0 +1,120 @@
+"""Beyond the paper: a transfer source of which half harms, `python -m experiments.transfer_noise`.
+
+1,000 pictures of SVHN's digits 0-4, and as many of MNIST's digits 5-9, the target's own, that bear the labels 0-4 at
+random: a network that learns these by heart unlearns what the target is to be told by. Everything is trained at once,
+source and 25 labelled target images in every step, without pretraining, so that the harm is in all that is learned; an
+oracle drops the harmful half. Beside accuracy the table says how much of what the oracle gains on joint training
+selection gains, and how well 1 - alpha tells the harmful images. Settings were chosen on draws 100 to 103.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from configs import svhn_mnist
+from experiments import runs, tables, transfer
+from experiments.tables import Method
+from soseleto_jax.data import draws, sides
+from soseleto_jax.data.get_task import get_task
+from soseleto_jax.data.task import Task
+from soseleto_jax.data.unlabelled import get_unlabelled
+
+BEST = "soseleto_best"
+SIZE = 1000  # of each half
+
+_read = functools.cache(sides.read)
+
+
+def _method(title, method=None, tries=None):
+  return Method(title, (), method, train=transfer.train, tries=tries)
+
+
+METHODS = {
+  "target_only": _method("target only", tries=1),
+  "joint": _method("source and target jointly", tries=2),
+  "oracle": _method("the same without the harmful half: an oracle", "joint"),
+  "soseleto": _method("SOSELETO, published rule", tries=1),
+  BEST: _method("SOSELETO, at its best", "soseleto", tries=6),
+}
+
+
+def make_task(seed: int, harmful: int = SIZE) -> Task:
+  """Returns the task of Table 2 with few source images, and beside them so many of the target's digits, as `wrong`.
+
+  Args:
+    seed: draws target, source, and the harmful images with their labels.
+    harmful: how many.
+  """
+  config = svhn_mnist.get_config("plain")
+  config.data.source.num_examples = SIZE
+  task = get_task(config.data, seed, read=_read)
+  source = {"x": task.source["x"], "label": task.source["label"]}
+  if harmful:
+    x = get_unlabelled(config.data, seed, harmful, _read)["x"]
+    label = draws.integers(harmful, task.num_source_classes, seed, "transfer_noise", "label").astype(np.int32)
+    source = {"x": np.concatenate([source["x"], x]), "label": np.concatenate([source["label"], label])}
+    source["wrong"] = np.arange(SIZE + harmful) >= SIZE
+  return dataclasses.replace(task, source=source, left_out={})
+
+
+def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
+  """Returns the runs of all methods, draw by draw."""
+  del protocol  # there is one
+  return [method.run(name, {}, _config(name, seed)) for seed in seeds for name, method in METHODS.items()]
+
+
+def _config(name, seed):
+  config = svhn_mnist.get_config("plain" + ",published" * (name == "soseleto"))
+  config.name = "Half of the source harms"
+  config.seed = seed
+  config.task = "experiments.transfer_noise:make_task"
+  config.task_options = {"harmful": 0 if name == "oracle" else SIZE}
+  config.pretrain_epochs = 0.0
+  config.num_steps = 1500
+  if name == BEST:
+    config.alpha.update(step_size=0.1, gain=4.0, first=False, transforms=("scale_by_std",))
+  return config
+
+
+def gained(records: Sequence[runs.Record], method: str) -> float | None:
+  """Returns which part of the oracle's mean gain on joint training a method has; None where runs are missing."""
+  means = {}
+  for name in ("joint", "oracle", method):
+    accuracies = tables.by_seed(records, name, {}, "test_accuracy")
+    if accuracies.empty:
+      return None
+    means[name] = accuracies.mean()
+  return (means[method] - means["joint"]) / (means["oracle"] - means["joint"])
+
+
+def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
+  """Writes transfer_noise_PROTOCOL.md."""
+  columns = {"test accuracy, %": ("test_accuracy", 100, 1), "AUC of 1 - α": ("auc", 1, 3)}
+  parts = [gained(records, name) for name in METHODS]
+  caption = (
+    f"{SIZE:,} pictures of SVHN's 0-4 and {SIZE:,} of MNIST's 5-9 with the labels 0-4 at random, 25 target images, "
+    "last step: mean ± sd over draws (how many)"
+  )
+  shares = [[method.title, tables.NOT_RUN if part is None else f"{part:.0%}"]
+            for method, part in zip(METHODS.values(), parts, strict=True)]  # fmt: skip
+  tables.write(
+    folder / f"transfer_noise_{protocol}.md",
+    (caption, tables.metrics_table(METHODS, records, {}, columns)),
+    ("How much of what the oracle gains on joint training, on the means", tables.markdown(["", "part"], shares)),
+    (
+      "SOSELETO, at its best, minus the method, in points, on the same draws: mean ± sd (how many); 95 % interval of "
+      "the mean; draws on which it is ahead",
+      tables.paired(METHODS, BEST, records, [{}], ["test"], interval=True),
+    ),
+    methods=METHODS,
+    records=records,
+  )
+
+
+EXPERIMENT = runs.Experiment("transfer_noise", make_runs, render, seeds=tuple(range(10)), protocols=("full",))
+
+if __name__ == "__main__":
+  runs.main(EXPERIMENT)
