@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from soseleto_jax.data import digits, tfds
+from soseleto_jax.data import digits, isolation, tfds
 from soseleto_jax.data.get_task import data_config, get_task
 
 
@@ -50,6 +50,7 @@ def test_fields_of_the_config():
       "noise_pairs": (),
       "noise_images": 0,
       "grayscale": False,
+      "isolate": False,
       "size": 0,
       "normalization": "channel",
       "mean": (),
@@ -70,6 +71,7 @@ def test_fields_of_the_config():
       "num_validation": 0,
       "num_test": 0,
       "grayscale": False,
+      "isolate": False,
       "size": 0,
       "normalization": "channel",
       "mean": (),
@@ -410,3 +412,14 @@ def test_numbered_classes_share_with_named_ones(tmp_path, write_set, random_set)
   config = tiny_config(tmp_path)
   config.source.dataset, config.target.dataset = "numbered", "named"
   assert get_task(config, 0).target_class_names == ("zero", "one", "two")
+
+
+def test_pictures_are_isolated_before_they_are_made_smaller():
+  config = data_config()
+  for side in ("source", "target"):
+    config[side].update(dataset="digits", isolate=True, size=14)
+  config.target.update(num_examples=20)
+  task = get_task(config, 0)
+  whole = isolation.isolate(digits.load("train")["x"], 14)
+  assert task.source["x"].shape[1:] == (14, 14, 1)
+  np.testing.assert_array_equal(task.source["x"], whole[task.source["row"]])
