@@ -11,13 +11,10 @@ by cleanlab's label quality score, from networks trained on the same source.
 
 import dataclasses
 import pathlib
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
-from scipy import stats
 
 from configs import cifar10n, cifar_noise, digits_noise
 from experiments import runs, table1, tables
@@ -141,27 +138,12 @@ SHORT = ("source_only", "target_only", "joint", "confident_learning", BEST)
 DETECTORS = ("confident_learning", "soseleto_paper", "soseleto_symmetric", BEST)
 
 
-def interval(values: Sequence[float]) -> str:
-  """Formats the mean and its 95 % interval by Student's t; the mean alone of one value.
-
-  >>> interval([1.0, 2.0, 3.0]), interval([2.0]), interval([])
-  ('+2.0 [-0.5, 4.5] (3)', '+2.0 (1)', 'not run')
-  """
-  if not len(values):
-    return tables.NOT_RUN
-  mean, count = statistics.mean(values), len(values)
-  if count == 1:
-    return f"{mean:+.1f} (1)"
-  half = stats.t.ppf(0.975, count - 1) * statistics.stdev(values) / np.sqrt(count)
-  return f"{mean:+.1f} [{mean - half:.1f}, {mean + half:.1f}] ({count})"
-
-
 def differences(records: Sequence[runs.Record], columns: Sequence[Mapping[str, Any]]) -> list[list[str]]:
   """Returns a row for each other method: SOSELETO's accuracy less its, in points, on the same data."""
 
   def cell(name, at):
     ours, theirs = (tables.by_seed(records, method, at, "test_accuracy") for method in (BEST, name))
-    return interval(list((100 * (ours - theirs)).dropna()))
+    return tables.interval(list((100 * (ours - theirs)).dropna()))
 
   return [[method.title, *(cell(name, at) for at in columns)] for name, method in METHODS.items() if name != BEST]
 

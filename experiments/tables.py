@@ -67,6 +67,18 @@ def mean_sd(values: Sequence[float] | pd.Series, digits: int = 1) -> str:
   return f"{statistics.mean(values):.{digits}f}{spread} ({len(values)})"  # exact, or halves would round at random
 
 
+def interval(values: Sequence[float]) -> str:
+  """Formats the mean and its 95 % interval by Student's t; the mean alone of one value.
+
+  >>> interval([1.0, 2.0, 3.0]), interval([2.0]), interval([])
+  ('+2.0 [-0.5 to 4.5] (3)', '+2.0 (1)', 'not run')
+  """
+  if not len(values):
+    return NOT_RUN
+  within = f" [{mean_interval(values)}]" if len(values) > 1 else ""
+  return f"{statistics.mean(values):+.1f}{within} ({len(values)})"
+
+
 def against(values: Sequence[float] | pd.Series, published: float | None) -> list[str]:
   """Returns the cells ours, published, difference."""
   difference = f"{statistics.mean(values) - published:+.1f}" if len(values) and published is not None else ""

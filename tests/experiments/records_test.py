@@ -114,7 +114,7 @@ def older(run):
 @pytest.mark.parametrize("module", [module for module in COMMITTED if module is not table2], ids=name_of)
 @pytest.mark.parametrize("protocol", runs.PROTOCOLS)
 def test_every_run_has_its_own_record_of_before(module, protocol):
-  chosen = module.EXPERIMENT.make_runs(protocol, [0, 1])
+  chosen = [run for run in module.EXPERIMENT.make_runs(protocol, [0, 1]) if not run.config.augment.target]  # as before
   records = [runs.upgraded(older(run)) for run in chosen]
   for run, record in zip(chosen, records, strict=True):
     assert [other for other in records if run.is_recorded_by(other)] == [record]

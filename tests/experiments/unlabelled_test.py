@@ -73,8 +73,8 @@ def test_stages(tmp_path, trained):
 
 
 def test_configs():
-  full, small = (unlabelled.make_runs(protocol, [7])[0] for protocol in ("full", "small"))
-  for run, num_examples in ((full, 0), (small, 10_000)):
+  full, small = ({run.method: run for run in unlabelled.make_runs(protocol, [7])} for protocol in ("full", "small"))
+  for run, num_examples in ((full["soseleto"], 0), (small["soseleto"], 10_000)):
     second = unlabelled.second_config(run.config, run.settings["second"])
     validate(second)
     assert (second.seed, second.data.shared_classes, second.method) == (7, True, "soseleto")
@@ -82,32 +82,69 @@ def test_configs():
     assert (second.data.source.dataset, second.data.source.classes) == ("mnist", (5, 6, 7, 8, 9))
     assert second.data.target == run.config.data.target and second.data.target.num_examples == 25
     assert second.model == run.config.model
-  assert full.folder() != small.folder()
+  assert full["soseleto"].folder() != small["soseleto"].folder()
+  for name in ("spread", *unlabelled.COMPARATORS):
+    config = small[name].config
+    validate(config)
+    assert (config.seed, config.model.relu, config.augment.target) == (7, True, unlabelled.STRONG)
+    assert config.data.target.num_examples == config.target_batch_size == 25
+
+
+SPREAD = {"num_steps": 8, "batch_size": 200, "alpha.target_params": "all"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
+def test_stages_on_spread_labels(tmp_path, trained):
+  """All stages have one task, but for the labels, and the second ones start from the first network."""
+  config = make_config()
+  config.data.shared_classes = True
+  config.data.source.classes = config.data.target.classes
+  config.update(method="target_only", num_steps=60, target_batch_size=25)
+  values = unlabelled.train_on_spread(config, tmp_path, SPREAD)
+  (_, _, task, first), (_, of_second, labelled, second), (_, _, same, plain) = trained
+  assert [name for name, *_ in trained] == ["first", "soseleto", "source_only"] and same is labelled
+  assert labelled.target is task.target and labelled.test is task.test
+  np.testing.assert_array_equal(labelled.source["true_label"], task.source["label"])
+  assert of_second.init_from == str(tmp_path / "first") and second.state.step == plain.state.step == 8
+
+  probabilities, features = unlabelled.look(config, task, first.state, task.test["x"])
+  assert features.shape == (len(task.test["x"]), 16)
+  np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+  accuracy = np.mean(np.argmax(probabilities, axis=1) == task.test["label"])
+  assert accuracy == pytest.approx(values["first_test_accuracy"])
+  assert values["wrong_fraction"] < values["own_wrong_fraction"]
 
 
 def test_table(tmp_path):
-  record = lambda seed, accuracy: {
-    "config": {"seed": seed},
-    "metrics": {
+  def record(method, seed, accuracy):
+    metrics = {
       "first_test_accuracy": accuracy - 0.1,
       "test_accuracy": accuracy,
       "unweighted_test_accuracy": accuracy - 0.05,
       "num_source": 28_379,
       "wrong_fraction": 0.2,
       "auc": 0.9,
-    },
-  }
-  unlabelled.render("full", [record(0, 0.9), record(1, 0.92)], tmp_path)
+    }
+    return {"method": method, "config": {"seed": seed}, "metrics": metrics}
+
+  records = [record("soseleto", 0, 0.9), record("spread", 0, 0.95), record("soseleto", 1, 0.92)]
+  unlabelled.render("full", records, tmp_path)
   lines = (tmp_path / "unlabelled_full.md").read_text().splitlines()
-  cells = [line.split("|")[2:-1] for line in lines if line.startswith("| ")]
-  assert [[cell.strip() for cell in row] for row in cells[1:4]] == [
+  cells = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines if line.startswith("| ")]
+  assert cells[1:7] == [
     ["81.0 ± 1.4 (2)", "87.9", "-6.9"],
     ["91.0 ± 1.4 (2)", "92.0", "-1.0"],
     ["86.0 ± 1.4 (2)", "", ""],
+    ["85.0 (1)", "", ""],
+    ["95.0 (1)", "92.0", "+3.0"],
+    ["90.0 (1)", "", ""],
   ]
-  assert "| 28379 ± 0 (2) |" in lines[-3] and "20.0" in lines[-2] and "0.900" in lines[-1]
+  assert cells[7] == ["not run", "95.0", ""]
+  assert ["28379 ± 0 (2)", "28379 (1)"] in cells and ["0.900 ± 0.000 (2)", "0.900 (1)"] in cells
+  assert cells[-1] == ["+5.0 (1)"]
   unlabelled.render("small", [], tmp_path)
-  assert (tmp_path / "unlabelled_small.md").read_text().count("not run") == 6
+  assert (tmp_path / "unlabelled_small.md").read_text().count("not run") == 16
 
 
 def test_the_experiment_is_found_by_its_records(tmp_path):
