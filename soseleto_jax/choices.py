@@ -192,13 +192,14 @@ def _choose_alpha(config, facts):
 
 def _lines(config, facts, network):
   alpha, optimizer = config.alpha, config.optimizer
-  shape = "x".join(map(str, facts.shape))
+  kind = {1: "vectors of ", 2: "sequences of ", 3: "images "}.get(len(facts.shape), "")
+  shape = kind + ("x".join(map(str, facts.shape)) or "numbers")
   name = "" if facts.own_network else f"{config.model.name}, for "
   start = f"where a trial of {alpha.trial_epochs} epochs says" if alpha.trial_epochs else f"at {alpha.init:g}"
   schedule = f", a tenth after {optimizer.drop_epochs[0]} epochs" if optimizer.drop_epochs else ""
   return [
     f"data: {facts.num_source} source and {facts.num_target} clean examples of {len(facts.target_counts)} classes, "
-    f"{'images ' if facts.is_images else ''}{shape}",
+    + shape,
     f"network: {name}{network}",
     f"training: {config.num_epochs} epochs; batches of {config.batch_size} and {config.target_batch_size} clean "
     f"examples; learning rate {optimizer.learning_rate:g}{schedule}",

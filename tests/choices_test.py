@@ -92,7 +92,7 @@ def test_of_folders(tmp_path, caplog):
   config = choices.for_folders(str(tmp_path / "many"), str(tmp_path / "few"), "arrays")
   validate(config)
   assert config.data.target.test_split == "test" and config.data.target.num_validation == 20
-  assert config.target_batch_size == 80 and "200 source and 80 clean examples of 2 classes, 6" in caplog.text
+  assert config.target_batch_size == 80 and "200 source and 80 clean examples of 2 classes, vectors of 6" in caplog.text
   with pytest.raises(ValueError, match=r"holds x.npy and label.npy, not folders of images: take configs/own_arrays.py"):
     choices.for_folders(str(tmp_path / "many"), str(tmp_path / "few"), "folder")
   with pytest.raises(ValueError, match="name your folders: .*:source=web,target=clean"):

@@ -66,3 +66,18 @@ def no_report(monkeypatch):
   from soseleto_jax.report import page
 
   monkeypatch.setattr(page, "write_report", lambda workdir, **_: workdir / "report.html")
+
+
+@pytest.fixture
+def two_epochs(monkeypatch):
+  """Of runs whose settings follow from the data, without the trial, which takes the time of two more runs."""
+  from soseleto_jax import choices
+
+  choose = choices.choose
+
+  def choose_less(config, facts, num_epochs=0):
+    lines = choose(config, facts, num_epochs or 2)
+    config.alpha.trial_epochs = 0
+    return lines
+
+  monkeypatch.setattr(choices, "choose", choose_less)

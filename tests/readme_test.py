@@ -8,11 +8,12 @@ from tests import pages
 README = pages.ROOT / "README.md"
 
 
-def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
+def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys, no_report, two_epochs):
+  """But for epochs, of which two are enough, and the figures."""
   monkeypatch.chdir(tmp_path)
   names = pages.run(README)
   assert names["result"].alpha.shape == (300,)
-  assert (tmp_path / "runs" / "mine" / "report.html").exists()
+  assert (tmp_path / "runs" / "mine" / "source_weights.csv").exists()
   assert "0.5" in capsys.readouterr().out  # the weights that the first example prints
 
 

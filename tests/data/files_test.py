@@ -11,10 +11,8 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from soseleto_jax import choices
 from soseleto_jax.data import files, folders, lazy, selection, sides
 from soseleto_jax.data.get_task import data_config, get_task
-from soseleto_jax.report import page
 from soseleto_jax.train import train_and_evaluate
 from tests.data.written import config_of, write_arrays, write_images
 
@@ -204,18 +202,9 @@ def run_command(command, monkeypatch, argument):
 
 
 @pytest.mark.slow
-def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+def test_the_page_runs_as_it_stands(tmp_path, monkeypatch, no_report, two_epochs):
   """Its commands and its Python, in order, but for epochs, of which two are enough, and trials."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(page, "write_report", lambda workdir, **_: workdir / "report.html")
-  choose = choices.choose
-
-  def soon(config, facts, num_epochs=0):
-    lines = choose(config, facts, num_epochs or 2)
-    config.alpha.trial_epochs = 0
-    return lines
-
-  monkeypatch.setattr(choices, "choose", soon)
   for folder, count in (("web", 30), ("clean/train", 5), ("clean/test", 4)):
     write_images(tmp_path / folder, count, count, (40, 36, 3), ".jpg")
   blocks = re.findall(r"<!-- (\w+) -->\n```(\w+)\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
