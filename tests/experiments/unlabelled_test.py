@@ -102,8 +102,8 @@ def test_stages_on_spread_labels(tmp_path, trained):
   config.data.source.classes = config.data.target.classes
   config.update(method="target_only", num_steps=60, target_batch_size=25)
   values = unlabelled.train_on_spread(config, tmp_path, SPREAD)
-  (_, _, task, first), (_, of_second, labelled, second), (_, _, same, plain) = trained
-  assert [name for name, *_ in trained] == ["first", "soseleto", "source_only"] and same is labelled
+  (_, _, task, first), (_, of_second, labelled, second), (_, _, same, plain), _ = trained
+  assert [name for name, *_ in trained] == ["first", "soseleto", "source_only", "joint"] and same is labelled
   assert labelled.target is task.target and labelled.test is task.test
   np.testing.assert_array_equal(labelled.source["true_label"], task.source["label"])
   assert of_second.init_from == str(tmp_path / "first") and second.state.step == plain.state.step == 8
@@ -122,6 +122,7 @@ def test_table(tmp_path):
       "first_test_accuracy": accuracy - 0.1,
       "test_accuracy": accuracy,
       "unweighted_test_accuracy": accuracy - 0.05,
+      "joint_test_accuracy": accuracy - 0.02,
       "num_source": 28_379,
       "wrong_fraction": 0.2,
       "auc": 0.9,
@@ -140,11 +141,11 @@ def test_table(tmp_path):
     ["95.0 (1)", "92.0", "+3.0"],
     ["90.0 (1)", "", ""],
   ]
-  assert cells[7] == ["not run", "95.0", ""]
+  assert cells[7:9] == [["93.0 (1)", "", ""], ["not run", "95.0", ""]]
   assert ["28379 ± 0 (2)", "28379 (1)"] in cells and ["0.900 ± 0.000 (2)", "0.900 (1)"] in cells
-  assert cells[-1] == ["+5.0 (1)"]
+  assert cells[-2:] == [["+5.0 (1)"], ["+2.0 (1)"]]
   unlabelled.render("small", [], tmp_path)
-  assert (tmp_path / "unlabelled_small.md").read_text().count("not run") == 16
+  assert (tmp_path / "unlabelled_small.md").read_text().count("not run") == 18
 
 
 def test_the_experiment_is_found_by_its_records(tmp_path):
