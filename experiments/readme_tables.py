@@ -12,6 +12,7 @@ import re
 
 from experiments import (
   appendix_c,
+  domain_alignment,
   figure1,
   figure2,
   human_noise,
@@ -39,6 +40,7 @@ EXPERIMENTS = tuple(
     transfer_noise,
     svhn_instances,
     unlabelled,
+    domain_alignment,
     human_noise,
     noise_kinds,
     language_model,

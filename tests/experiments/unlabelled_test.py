@@ -100,6 +100,7 @@ def test_stages_on_spread_labels(tmp_path, trained):
   config = make_config()
   config.data.shared_classes = True
   config.data.source.classes = config.data.target.classes
+  config.data.target.update(mean=config.data.source.mean, std=config.data.source.std)
   config.update(method="target_only", num_steps=60, target_batch_size=25)
   values = unlabelled.train_on_spread(config, tmp_path, SPREAD)
   (_, _, task, first), (_, of_second, labelled, second), (_, _, same, plain), _ = trained
