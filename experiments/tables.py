@@ -71,11 +71,11 @@ def interval(values: Sequence[float]) -> str:
   """Formats the mean and its 95 % interval by Student's t; the mean alone of one value.
 
   >>> interval([1.0, 2.0, 3.0]), interval([2.0]), interval([])
-  ('+2.0 [-0.5 to 4.5] (3)', '+2.0 (1)', 'not run')
+  ('+2.0 [-0.5, 4.5] (3)', '+2.0 (1)', 'not run')
   """
   if not len(values):
     return NOT_RUN
-  within = f" [{mean_interval(values)}]" if len(values) > 1 else ""
+  within = " [{:.1f}, {:.1f}]".format(*_ends(values)) if len(values) > 1 else ""
   return f"{statistics.mean(values):+.1f}{within} ({len(values)})"
 
 
@@ -174,13 +174,18 @@ def mean_interval(values: Sequence[float] | pd.Series, digits: int = 1) -> str:
   >>> mean_interval([1.0, 2.0, 3.0]), mean_interval([1.0])
   ('-0.5 to 4.5', '')
   """
-  from scipy import stats
-
   if len(values) < 2:
     return ""
-  half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-  low, high = (statistics.mean(values) + sign * half for sign in (-1, 1))
+  low, high = _ends(values)
   return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _ends(values: Sequence[float] | pd.Series) -> tuple[float, float]:
+  from scipy import stats
+
+  half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+  mean = statistics.mean(values)
+  return mean - half, mean + half
 
 
 def source_sizes(records: Sequence[Record]) -> str:

@@ -28,5 +28,5 @@ def test_render(tmp_path):
   domain_alignment.render("small", records, tmp_path)
   text = (tmp_path / "domain_alignment_small.md").read_text(encoding="utf-8")
   assert "| 0 | 70.5 ± 0.7 (2) | not run |" in text
-  assert "| 0.1 | +9.5 [3.1 to 15.9] (2) | not run |" in text
+  assert "| 0.1 | +9.5 [3.1, 15.9] (2) | not run |" in text
   assert "| 3 | 50.0 ± 0.0 (2) | not run |" in text
