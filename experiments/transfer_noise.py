@@ -64,6 +64,7 @@ def _config(name, seed):
   config.seed = seed
   config.task = "experiments.transfer_noise:make_task"
   config.task_options = {"harm": name != "oracle"}
+  config.data.shared_classes = True
   config.pretrain_epochs = 0.0
   config.num_steps = 600
   if name == "soseleto":

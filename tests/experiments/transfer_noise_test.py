@@ -5,8 +5,10 @@ import pytest
 
 from experiments import transfer, transfer_noise
 from soseleto_jax.config import validate
+from soseleto_jax.data.get_task import task_of
 from soseleto_jax.data.selection import Subset
 from soseleto_jax.methods.base import check_options, find_method
+from soseleto_jax.run import task_fit
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,7 @@ def test_every_method_has_the_same_steps():
   shared = ("data", "model", "num_steps", "batch_size", "target_batch_size", "optimizer", "augment", "task")
   for run in chosen:
     validate(run.config)
+    task_fit.check(run.config, task_of(run.config))
     check_options(run.config.method, find_method(run.config.method), run.config.method_options)
     assert [run.config[name] for name in shared] == [chosen[0].config[name] for name in shared]
     assert run.config.task_options.harm == (run.method != "oracle") and run.train is transfer.train
