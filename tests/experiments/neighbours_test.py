@@ -14,6 +14,7 @@ def test_what_neighbours_say_puts_scattered_labels_right():
   values = neighbours.spread(features, 0.4 * np.eye(3)[said] + 0.2, num_neighbours=8, num_rounds=10)
   assert np.mean(said != truth) > 0.05
   np.testing.assert_array_equal(np.argmax(values, axis=1), truth)
+  np.testing.assert_allclose(values.sum(axis=0), 100, rtol=1e-6)  # the classes in balance, as they are
 
 
 def test_one_round_by_hand():
