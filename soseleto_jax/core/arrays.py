@@ -28,7 +28,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 def copied(array: Any) -> jax.Array:
   """Returns a copy where the array lies; compiles nothing for each shape, as `jnp.array` does."""
   if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer):
-    return jax.device_put(array, array.sharding, may_alias=False)
+    return jax.device_put(array, may_alias=False)  # which leaves open where it is used, if that was open
   return jnp.array(array, copy=True)
 
 

@@ -48,3 +48,4 @@ def test_a_copy_lies_where_its_original_does_and_outlives_it(spec):
   original.delete()
   np.testing.assert_array_equal(copy, np.arange(16))
   assert jax.jit(arrays.copied)(copy).shape == (16,)
+  assert copy.committed and not arrays.copied(jnp.zeros(3)).committed
