@@ -87,14 +87,21 @@ def add_and_clip(alpha, rows, delta, axis_name=None):
   """
   if axis_name is not None:
     delta = jax.lax.all_gather(delta, axis_name, tiled=True)
-  # What is added hangs on what was read, so that it comes after the read. Without that order between them XLA copies
-  # all of alpha to keep what is read.
-  delta = jnp.where(rows.values < 0, 0.0, delta.astype(alpha.dtype))
-  moved = alpha.at[rows.local].add(delta, mode="drop")
-  new = jnp.clip(moved.at[rows.local].get(mode="fill", fill_value=0.0), 0.0, 1.0)
-  return moved.at[rows.local].set(new, mode="drop"), _to_owners(new, axis_name)
+  # A single write, of values made from those that were read, so that it comes after the read. Without that order
+  # between them XLA copies all of alpha to keep what is read.
+  new = jnp.clip(rows.values + _sum_repeats(rows.local, delta.astype(alpha.dtype)), 0.0, 1.0)
+  new = jnp.where(rows.local < alpha.shape[0], new, 0.0)
+  return alpha.at[rows.local].set(new, mode="drop"), _to_owners(new, axis_name)
 
 
 def _to_owners(values, axis_name):
   """Hands each device the values of its share of the batch; 0 came from all but the device that holds the weight."""
   return values if axis_name is None else jax.lax.psum_scatter(values, axis_name, tiled=True)
+
+
+def _sum_repeats(rows, delta):
+  """Returns, at each place `[B]`, the sum of the deltas of all places with the same row."""
+  order = jnp.argsort(rows)
+  group = jnp.cumsum(jnp.diff(rows[order], prepend=rows[order[:1]]) != 0)
+  totals = jax.ops.segment_sum(delta[order], group, len(rows))
+  return jnp.zeros_like(delta).at[order].set(totals[group])
