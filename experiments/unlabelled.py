@@ -107,8 +107,7 @@ def spread_config(protocol: str, seed: int) -> ConfigDict:
   """Returns the config of the first stage on the target alone."""
   config = default_config()
   config.name, config.seed, config.method = "MNIST 5-9, unlabelled", seed, "target_only"
-  images = {"dataset": "mnist", "classes": (5, 6, 7, 8, 9)}
-  images |= {"normalization": "fixed", "mean": (0.1307,), "std": (0.3081,)}
+  images = svhn_mnist.MNIST | {"dataset": "mnist", "classes": (5, 6, 7, 8, 9)}
   config.data.source.update(images | {"num_examples": 6000 if protocol == "small" else 0})
   config.data.target.update(images | {"num_examples": 25, "num_validation": 1000})
   config.augment.target = STRONG
@@ -182,7 +181,9 @@ def train_on_spread(config: ConfigDict, workdir: pathlib.Path, second: dict[str,
 def _metrics(first: Result, results: dict[str, Result], labelled: Task) -> dict[str, Any]:
   values = runs.recorded_metrics(results["soseleto"], labelled.source)
   stages = {"first": first, "unweighted": results["source_only"]}
-  for stage, result in (stages | {name: results[name] for name in ("joint",) if name in results}).items():
+  if "joint" in results:
+    stages["joint"] = results["joint"]
+  for stage, result in stages.items():
     values |= {f"{stage}_{name}": result.summary[name] for name in ("test_accuracy", "validation_accuracy")}
   return values
 

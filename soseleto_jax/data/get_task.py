@@ -27,9 +27,7 @@ def data_config() -> ml_collections.ConfigDict:
   meet by name.
   """
   images = dict(path="", classes=(), grayscale=False, size=0, normalization="channel", mean=(), std=())
-  images |= dict(
-    isolate=False
-  )  # of gray pictures of digits: isolation.isolate, what stands in the middle, white on black
+  images |= dict(isolate=False)  # of gray pictures: what stands in the middle, white on black (isolation.isolate)
   images |= dict(aspect="crop", background="white")  # of a folder's images: images.ASPECTS, and what is behind alpha
   return ml_collections.ConfigDict(
     dict(
