@@ -69,6 +69,14 @@ def test_alpha_starts_within_its_bounds(tmp_path, answers):
   assert trial.with_start(shared(config(alpha__gain=1.0)), Given(), tmp_path, False)[1]["alpha_init"] == 0.0
 
 
+def test_the_trial_descends_no_domain_term(tmp_path):
+  """Which training on the target alone could not have."""
+  starts = [
+    trial.with_start(shared(config(domain_weight=weight)), Given(), tmp_path, resumes=False)[1] for weight in (0.0, 1.0)
+  ]
+  assert starts[0] == pytest.approx(starts[1])
+
+
 def test_a_run_goes_on_with_the_answer_it_started_with(tmp_path, answers):
   answers(target_only=0.9, joint=0.6)
   first = trial.with_start(shared(config()), Given(), tmp_path, resumes=False)
