@@ -109,10 +109,13 @@ def _held(folder, address) -> Iterator[None]:
   """Lets one process at a time look at a copy and complete it."""
   with folder.with_suffix(".lock").open("wb") as file:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      _LOGGER.info("%s is being copied by another process; waiting for it", address)
-      fcntl.flock(file, fcntl.LOCK_EX)
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        _LOGGER.info("%s is being copied by another process; waiting for it", address)
+        fcntl.flock(file, fcntl.LOCK_EX)
+      for parts in folder.parent.glob(f"{folder.name}.*/"):  # of a process that was killed
+        shutil.rmtree(parts, ignore_errors=True)
     except OSError:
       pass  # a file system without locks: files still appear whole, and the same from each process
     yield

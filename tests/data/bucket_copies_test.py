@@ -3,6 +3,9 @@
 import concurrent.futures
 import logging
 import os
+import signal
+import subprocess
+import sys
 import threading
 import types
 
@@ -114,6 +117,34 @@ def test_a_copy_that_ends_too_soon_is_not_used_and_goes_on(bucket, monkeypatch, 
   assert [(folder / f"{number}.bin").read_bytes() for number in range(3)] == [bytes([n]) * 1000 for n in range(3)]
   (folder / "2.bin").unlink()  # as those do who tidy up
   assert (bucket.look_again() / "2.bin").exists() and len(bucket.fetched) == 3
+
+
+_KILLED = """
+import os, signal, sys
+from soseleto_jax import storage
+from soseleto_jax.data import bucket_copies
+
+def get_file(source, target, **options):
+  if "1.bin" not in source:
+    return client.get_file(source, target, **options)
+  with open(target, "wb") as file:
+    file.write(b"half")
+  os.kill(os.getpid(), signal.SIGKILL)
+
+client, bucket_copies._THREADS = storage.bucket_client(), 1
+storage.bucket_client = lambda: type("Client", (), {"find": client.find, "get_file": staticmethod(get_file)})
+bucket_copies.local(sys.argv[1])
+"""
+
+
+def test_a_copy_that_is_killed_goes_on_and_leaves_nothing_behind(bucket):
+  for number in range(3):
+    bucket.write(f"{number}.bin", bytes([number]) * 1000)
+  assert subprocess.run([sys.executable, "-c", _KILLED, bucket.address]).returncode == -signal.SIGKILL
+  folder = local(bucket.address)
+  assert bucket.fetched == ["1.bin", "2.bin"]
+  assert [(folder / f"{number}.bin").read_bytes() for number in range(3)] == [bytes([n]) * 1000 for n in range(3)]
+  assert sorted(os.listdir(folder.parent)) == [folder.name, f"{folder.name}.lock"]
 
 
 def objects(*names):
