@@ -8,6 +8,7 @@ to be refused says why. Full and read-only disks are tried in a mount namespace 
 import functools
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,7 @@ def _count(most):
 
 def main(_):
   """Prints the table."""
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)  # its children's, too, where nohup started it
   if _NAMESPACE not in os.environ and subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0:
     command = ["unshare", "-rm", sys.executable, "-m", "experiments.reliability", *sys.argv[1:]]
     os.execvpe(command[0], command, os.environ | {_NAMESPACE: "1"})
