@@ -149,6 +149,17 @@ def test_several_steps_a_call_change_nothing(tmp_path, straight):
     problems.assert_close(without("steps_per_second", record), without("steps_per_second", expected))
 
 
+@contextlib.contextmanager
+def handled_by(handler, number):
+  """Has a handler for a signal, whatever the tests were started with, and sees that it is there again in the end."""
+  before = signal.signal(number, handler)
+  try:
+    yield
+    assert signal.getsignal(number) == handler
+  finally:
+    signal.signal(number, before)
+
+
 @pytest.mark.parametrize(
   "number, error",
   [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt), (signal.SIGHUP, Preempted)],
@@ -156,10 +167,8 @@ def test_several_steps_a_call_change_nothing(tmp_path, straight):
 )
 def test_a_signal_saves_and_stops(tmp_path, straight, number, error):
   config, task = runs.make_config(), runs.make_task()
-  handler = signal.getsignal(number)
-  with runs.before_step(5, kill(number)), pytest.raises(error):
+  with handled_by(signal.SIG_DFL, number), runs.before_step(5, kill(number)), pytest.raises(error):
     train_and_evaluate(config, tmp_path, task)
-  assert signal.getsignal(number) is handler
   assert saved_steps(tmp_path) == [4, 6]  # the step that it met is done first
   assert_same_run(train_and_evaluate(config, tmp_path, task), straight)
 
@@ -180,13 +189,8 @@ def test_a_signal_during_evaluation(tmp_path, monkeypatch, straight):
 
 def test_a_closed_terminal_means_nothing_where_it_is_ignored(tmp_path, straight):
   """As `nohup` has it."""
-  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-  try:
-    with runs.before_step(5, kill(signal.SIGHUP)):
-      assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-  finally:
-    signal.signal(signal.SIGHUP, before)
+  with handled_by(signal.SIG_IGN, signal.SIGHUP), runs.before_step(5, kill(signal.SIGHUP)):
+    assert_same_run(train_and_evaluate(runs.make_config(), tmp_path, runs.make_task()), straight)
 
 
 def test_a_signal_before_training(tmp_path, monkeypatch, straight):
