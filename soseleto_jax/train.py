@@ -19,7 +19,7 @@ from soseleto_jax.data.get_task import task_of
 from soseleto_jax.data.task import Task
 from soseleto_jax.methods.base import MakeMethod
 from soseleto_jax.report import source_list, writers
-from soseleto_jax.run import fingerprint, identity, loop, outcome, processes, trial
+from soseleto_jax.run import checkpoint, fingerprint, identity, loop, outcome, processes, trial
 from soseleto_jax.run.checkpoint import Checkpoints
 from soseleto_jax.run.given import Evaluate, Given
 from soseleto_jax.run.interface import interface_of
@@ -100,7 +100,7 @@ def train_and_evaluate(
     digest = fingerprint.of_task(task)
     if jax.process_count() > 1:
       _check_processes(config, digest)
-    if config.pretrain_epochs:
+    if config.pretrain_epochs and not checkpoint.is_in(workdir):  # which is what a run goes on from
       given = _pretrained(config, workdir, task, given)
     if task.left_out:
       _LOGGER.info("left out of the source: %s", source_list.left_out_line(task.left_out))

@@ -1,5 +1,7 @@
 """Plain training on the source alone, before a method."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -64,7 +66,7 @@ def test_methods_share_it(still, tmp_path):
 
 @pytest.mark.parametrize("stopped", [3, 7])
 def test_resumes_in_either_part(stopped, tmp_path):
-  """To the last bit what it would have been; of 6 steps and 4."""
+  """To the last bit what it would have been; of 6 steps and 4. The second part has no need of the first."""
   config = make_config(num_steps=4, checkpoint_every_epochs=0.25)
   part, step = ("pretraining", stopped) if stopped < 6 else ("main", stopped - 6)
   count = iter(range(100))
@@ -79,8 +81,11 @@ def test_resumes_in_either_part(stopped, tmp_path):
     patch.setattr(runs.Experiment, "advance", crash_at)
     with pytest.raises(runs.Crash):
       train_and_evaluate(config, tmp_path / "run", TASK)
+  if part == "main":
+    shutil.rmtree(tmp_path / "run" / "pretraining")
   resumed = train_and_evaluate(config, tmp_path / "run", TASK)
   problems.assert_same_bits(resumed.state, train_and_evaluate(config, tmp_path / "whole", TASK).state)
+  assert (tmp_path / "run" / "pretraining").exists() == (part == "pretraining")
 
 
 def test_is_no_other_start_beside_init_from(tmp_path):

@@ -1,6 +1,7 @@
 """Reads and draws the two sides, source and target, of the task that a config describes."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from soseleto_jax.data.images import ASPECTS, Look, colour
 from soseleto_jax.data.selection import Subset
 
 _FILES = ("folder", "arrays")
+_LOGGER = logging.getLogger(__name__)
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -241,6 +243,11 @@ def draw_source(pool: Subset, side: ml_collections.ConfigDict, seed: int) -> Sub
       num_images=side.noise_images,
     )
   if side.noise == "none":
+    if side.noise_rate:
+      _LOGGER.warning(
+        "config.data.source.noise_rate=%g changes no label, since noise='none'; name a kind of noise, such as "
+        "'symmetric'", side.noise_rate,
+      )  # fmt: skip
     return source
   known = {"true_label": source.examples.get("true_label", label)}
   return dataclasses.replace(source, examples=source.examples | {"label": noisy} | known)

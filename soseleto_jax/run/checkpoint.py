@@ -46,8 +46,7 @@ class Checkpoints:
       OSError: `checkpoints` is no folder, or cannot be made.
       ValueError: processes see different checkpoints.
     """
-    root = storage.as_path(workdir)
-    self.directory = (root if storage.is_bucket(root) else root.absolute()) / "checkpoints"
+    self.directory = _directory(workdir)
     if not self.directory.is_dir() and (self.directory.exists() or os.path.islink(self.directory)):
       raise OSError(f"{self.directory} is no folder; move it away, or choose another --workdir")
     self._num_source = num_source
@@ -249,6 +248,17 @@ class Checkpoints:
     except Exception as error:  # of whatever library the saving thread met it in
       self._manager.reload()  # it has forgotten what the new one was to replace
       raise OSError(f"a checkpoint could not be written: {error}") from error
+
+
+def is_in(workdir: str | pathlib.Path) -> bool:
+  """Returns whether a run's folder holds a checkpoint, sound or not."""
+  directory = _directory(workdir)
+  return directory.is_dir() and any(_Steps(None).find_all(directory))
+
+
+def _directory(workdir):
+  root = storage.as_path(workdir)
+  return (root if storage.is_bucket(root) else root.absolute()) / "checkpoints"
 
 
 @functools.cache

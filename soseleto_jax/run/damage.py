@@ -9,7 +9,9 @@ from typing import Any
 _STATUS = re.compile(r"([A-Z][A-Z_]+): ")
 _DAMAGE_STATUS = ("DATA_LOSS", "OUT_OF_RANGE", "NOT_FOUND")
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-_UNDECODABLE = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError, EOFError)
+_UNDECODABLE = (
+  ValueError, LookupError, AttributeError, TypeError, ArithmeticError, AssertionError, RecursionError, EOFError,
+)  # fmt: skip
 
 
 class Damaged(Exception):

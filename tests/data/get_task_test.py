@@ -166,6 +166,13 @@ def test_noise_is_on_the_source_alone(kind):
   assert "true_label" not in clean.source
 
 
+def test_a_rate_of_no_noise_is_told(caplog):
+  config = digits_config()
+  config.source.update(noise="none", noise_rate=0.3)
+  np.testing.assert_array_equal(get_task(config, 0).source["label"], get_task(digits_config(), 0).source["label"])
+  assert caplog.text.count("noise_rate=0.3 changes no label, since noise='none'") == 1
+
+
 def test_matrix_noise_from_the_config():
   config = digits_config()
   swap = np.eye(10)[[1, 0, *range(2, 10)]]

@@ -205,6 +205,16 @@ def test_no_bit_of_any_file_can_change_unseen(saved, tmp_path_factory):
   assert before > 10
 
 
+def test_an_index_that_fits_no_tree(saved, caplog):
+  """One bit of a name among the metadata, at which Orbax fails by an assertion."""
+  path = saved / "checkpoints" / "5" / "state" / "_METADATA"
+  assert '"key": "0"' in path.read_text()
+  path.write_text(path.read_text().replace('"key": "0"', '"key": "4"'))
+  with open_checkpoints(saved) as checkpoints:
+    assert checkpoints.restore(make_state())[1] == {"number": 2}
+  assert "the checkpoint of step 5 is damaged: state cannot be read: AssertionError" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["params", "opt_state", "alpha", "seed", "step"])
 def test_an_array_that_is_not_the_one_that_was_saved(saved, caplog, monkeypatch, name):
   """Its file is sound, and its shape right."""
