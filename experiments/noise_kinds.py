@@ -57,7 +57,7 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
   """Returns the runs of all methods, set by set and seed by seed; CIFAR-10's of the first three seeds alone."""
   return [
     dataclasses.replace(method, settings=_settings(name, data, labels)).run(
-      name, {"data": data, "labels": labels}, _config(data, labels, name, protocol, seed)
+      name, {"data": data, "labels": labels}, config_of(data, labels, name, protocol, seed)
     )
     for data in (("cifar10",) if protocol == "full" else COLUMNS)
     for seed in seeds
@@ -72,7 +72,7 @@ def _settings(name, data, labels):
   return folds | {"labels_of_network": True} if labels == "network" else folds
 
 
-def _config(data: str, labels: str, name: str, protocol: str, seed: int) -> ConfigDict:
+def config_of(data: str, labels: str, name: str, protocol: str, seed: int) -> ConfigDict:
   arguments, module = [labels], digits_noise if data == "digits" else cifar_noise
   if labels == "network":
     arguments = []
