@@ -73,6 +73,15 @@ def _settings(name, data, labels):
 
 
 def config_of(data: str, labels: str, name: str, protocol: str, seed: int) -> ConfigDict:
+  """Returns the config of a method on the labels of a column, with the target batches and rates of that method.
+
+  Args:
+    data: "digits" or "cifar10".
+    labels: of `COLUMNS[data]`, or other arguments of the same form.
+    name: of `METHODS`, or of those of Table 1.
+    protocol: of runs.PROTOCOLS.
+    seed: the experiment's.
+  """
   arguments, module = [labels], digits_noise if data == "digits" else cifar_noise
   if labels == "network":
     arguments = []

@@ -1,7 +1,7 @@
-"""Beyond the paper, what the field trains: ResNet-18 on wrong labels, `python -m experiments.resnet18 --protocol=small`.
+"""Beyond the paper, what the field trains: ResNet-18, `python -m experiments.resnet18 --protocol=small`.
 
-CIFAR-10 with 40 % of the labels wrong at random, and with those of CIFAR-10N that people got wrong most. All methods have
-the same network with GroupNorm, the same flips and crops of source and target, and the epochs and settings of
+CIFAR-10 with 40 % of the labels wrong at random, and with the labels of CIFAR-10N that are wrong most often. Methods
+all have the same network with GroupNorm, the same flips and crops of source and target, and the epochs and settings of
 configs/cifar_noise.py and configs/cifar10n.py. For a GPU: on a CPU core a run takes hours.
 """
 
@@ -53,8 +53,8 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       tables.markdown(header, tables.rows(METHODS, records, conditions, "test_accuracy")),
     ),
     (
-      "SOSELETO minus the method, in points, on the same data: mean ± sd (how many); 95 % interval of the mean; seeds on "
-      "which it is ahead",
+      "SOSELETO minus the method, in points, on the same data: mean ± sd (how many); 95 % interval of the mean; seeds "
+      "on which it is ahead",
       tables.paired(METHODS, BEST, records, conditions, list(COLUMNS.values()), interval=True),
     ),
     (
