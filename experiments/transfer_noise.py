@@ -1,10 +1,11 @@
 """Beyond the paper: a transfer source of which half harms, `python -m experiments.transfer_noise`.
 
-1,000 pictures of SVHN's digits 0-4, and as many of MNIST's digits 5-9, the target's own, that bear the labels 0-4 at
-random: a network that learns these by heart unlearns what the target's classes differ by. Everything is trained at
-once, source and all 25 target images in every step, without pretraining, so that the harm is in all that is learned; an
-oracle drops the harmful half. Beside accuracy the table says how much of what the oracle gains on joint training
-selection gains, and how well 1 - alpha tells the harmful images. Settings were chosen on draws of another program.
+Pictures of SVHN's digits 0-4, and as many of MNIST's digits 5-9, the target's own, that bear the labels 0-4 at random:
+a network that learns these by heart unlearns what the target's classes differ by. All of 14x14 pixels, and the network
+is a perceptron, so that each image is seen many times in a few seconds. Everything is trained at once, source and all
+25 target images in every step, without pretraining, so that the harm is in all that is learned; an oracle drops the
+harmful half. Beside accuracy the table says how much of what the oracle gains on joint training selection gains, and
+how well 1 - alpha tells the harmful images. Settings were chosen on draws of another program.
 """
 
 import dataclasses
@@ -24,10 +25,8 @@ from soseleto_jax.data.unlabelled import get_unlabelled
 
 BEST = "soseleto_best"
 SIZE = 1000  # of each half
+PIXELS = 14
 
-SOURCE_AUGMENTATION = (
-  "rotation=15", "shift=1.5", "scale=0.55/1.05", "shear=0.2", "aspect=0.15", "elastic=1.5/4", "invert",
-)  # fmt: skip
 SHARP = dict(
   first=False, step_size=0.0125, gain=8.0, transforms=("residual_normalize", "scale_by_std", "add_agreement")
 )
@@ -44,16 +43,16 @@ METHODS = {
   "joint": _method("source and target jointly", tries=1),
   "oracle": _method("the same without the harmful half: an oracle", "joint", tries=1),
   "soseleto": _method("SOSELETO, published rule", tries=1),
-  BEST: _method("SOSELETO, at its best", "soseleto", tries=3),
+  BEST: _method("SOSELETO, at its best", "soseleto", tries=18),
 }
 
 
 def make_task(seed: int, harm: bool = True) -> Task:
-  """Returns the task of Table 2 with few source images, standardised one by one; with harm, beside them as many that
-  are the target's digits under any label, and marked as `wrong`."""
+  """Returns the task of Table 2 with few source images, and small ones; with harm, beside them as many that are the
+  target's digits under any label, and marked as `wrong`."""
   config = svhn_mnist.get_config("plain").data
-  config.source.update(num_examples=SIZE, isolate=False, normalization="image", mean=(), std=())
-  config.target.update(normalization="image", mean=(), std=())
+  config.source.update(split="train[:10000]", num_examples=SIZE, size=PIXELS)
+  config.target.size = PIXELS
   task = get_task(config, seed, read=_read)
   source = {"x": task.source["x"], "label": task.source["label"]}
   if harm:
@@ -76,9 +75,12 @@ def _config(name, seed):
   config.seed = seed
   config.task = "experiments.transfer_noise:make_task"
   config.task_options = {"harm": name != "oracle"}
-  config.augment.source = SOURCE_AUGMENTATION
+  config.augment.source = ()
+  config.model = dict(name="mlp", hidden=(128,), dtype="float32")
   config.pretrain_epochs = 0.0
-  config.num_steps = 1500
+  config.num_steps = 1000
+  config.optimizer.learning_rate = 0.05
+  config.eval_every_epochs = config.checkpoint_every_epochs = 1000.0  # at the end alone
   if name == "soseleto":
     config.alpha.update(step_size=0.5, transforms=("scale_by_std",), target_params="none")
   if name == BEST:
