@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from soseleto_jax.core import compiling
+
 FEATURES, HIDDEN, CLASSES = 4, 5, 3
 
 
@@ -24,14 +26,7 @@ def compiler_options():
     "xla_cpu_use_fusion_emitters": False,
   }
 
-  def is_known(name):
-    try:
-      jax.jit(lambda: 0, compiler_options={name: options[name]})()
-    except jax.errors.JaxRuntimeError:
-      return False
-    return True
-
-  return {name: value for name, value in options.items() if is_known(name)}
+  return compiling.known(options)
 
 
 def tanh_params(seed=0, *, dtype=np.float32, **heads):

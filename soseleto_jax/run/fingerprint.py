@@ -1,5 +1,6 @@
 """Fingerprints of arrays and data: what a checkpoint is checked against when it is restored."""
 
+import functools
 import hashlib
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from soseleto_jax.core.compiling import jit_quickly
 from soseleto_jax.data import lazy
 from soseleto_jax.data.selection import Examples
 from soseleto_jax.data.task import Task
@@ -34,12 +36,12 @@ def checksums(tree: Any) -> dict[str, int]:
     tree: pytree of real arrays, on the host or on devices; global arrays of several processes too, where every process
       has to call this.
   """
-  return {jax.tree_util.keystr(path): int(value) for path, value in jax.tree.leaves_with_path(_checksums(tree))}
+  return {jax.tree_util.keystr(path): int(value) for path, value in jax.tree.leaves_with_path(_compiled()(tree))}
 
 
-@jax.jit
-def _checksums(tree):
-  return jax.tree.map(_checksum, tree)
+@functools.cache
+def _compiled():
+  return jit_quickly(lambda tree: jax.tree.map(_checksum, tree))
 
 
 def _checksum(leaf):

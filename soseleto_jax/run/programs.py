@@ -1,7 +1,7 @@
 """What an experiment compiles: its steps, mapped over the devices, and the search for examples at fault."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,12 +10,28 @@ from jax.sharding import PartitionSpec as P
 
 from soseleto_jax.core import nonfinite, sharding
 from soseleto_jax.core.alignment import Alignment
+from soseleto_jax.core.compiling import jit_quickly
 from soseleto_jax.core.step import Step
+from soseleto_jax.feed.preparation import Preparation
 
 Prepare = Callable[[Any, Any], Sequence[Any]]  # (state, batches by name as they are fed) -> those that the step takes
 
+_AUGMENTATION = 2**31  # keeps the keys of augmentation apart from those of the step
 
-def make_dispatch(step: Step, prepare: Prepare, mesh: Mesh, count: int, shard_params: bool) -> Callable[..., Any]:
+
+def make_prepare(preparations: Mapping[str, Preparation], sets: Sequence[str]) -> Prepare:
+  """Returns the preparation of the batches of a step that draws from these sets, by the keys of that step."""
+
+  def prepare(state, batches):
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
+    return [preparations[name](batches[name], jax.random.fold_in(key, number)) for number, name in enumerate(sets)]
+
+  return prepare
+
+
+def make_dispatch(
+  step: Step, prepare: Prepare, mesh: Mesh, count: int, shard_params: bool, quickly: bool = False
+) -> Callable[..., Any]:
   """Compiles `count` steps: `(state, batches) -> (state, metrics [count])`; the state is donated."""
 
   def gradients(state, batches):
@@ -36,7 +52,7 @@ def make_dispatch(step: Step, prepare: Prepare, mesh: Mesh, count: int, shard_pa
       return state, jax.tree.map(lambda metric: metric[None], metrics)
     return jax.lax.scan(one, state, batches)
 
-  return jax.jit(several, donate_argnums=0)
+  return (jit_quickly if quickly else jax.jit)(several, donate_argnums=0)
 
 
 def make_find_faulty(step: Step, prepare: Prepare, mesh: Mesh) -> Callable[..., Any]:
@@ -50,4 +66,4 @@ def make_find_faulty(step: Step, prepare: Prepare, mesh: Mesh) -> Callable[..., 
 
   split = P(sharding.AXIS)
   mapped = jax.shard_map(find, mesh=mesh, in_specs=(sharding.state_specs(), split), out_specs=split)
-  return jax.jit(mapped, out_shardings=NamedSharding(mesh, P()))
+  return jit_quickly(mapped, out_shardings=NamedSharding(mesh, P()))

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from soseleto_jax.core import arrays, nonfinite, sharding
+from soseleto_jax.core.compiling import jit_once
 from soseleto_jax.core.train_state import TrainState, init_train_state
 from soseleto_jax.data import lazy
 from soseleto_jax.data.task import Task
@@ -32,11 +33,10 @@ from soseleto_jax.run import task_fit
 from soseleto_jax.run.evaluation import Evaluator
 from soseleto_jax.run.given import Given
 from soseleto_jax.run.init_from import start_from as start_from_run
-from soseleto_jax.run.programs import make_dispatch, make_find_faulty
+from soseleto_jax.run.programs import make_dispatch, make_find_faulty, make_prepare
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_STEPS_PER_CALL = 20
-_AUGMENTATION = 2**31  # keeps the keys of augmentation apart from those of the step
 
 
 class Shared(NamedTuple):
@@ -62,7 +62,15 @@ class Experiment:
     steps_per_epoch: steps of one pass over the source.
   """
 
-  def __init__(self, config: ConfigDict, task: Task, given: Given | None = None, like: Shared | None = None):
+  def __init__(
+    self,
+    config: ConfigDict,
+    task: Task,
+    given: Given | None = None,
+    like: Shared | None = None,
+    *,
+    compiles_quickly: bool = False,
+  ):
     """Builds the network and puts the data on the devices; compiles nothing of the steps yet.
 
     Args:
@@ -71,10 +79,11 @@ class Experiment:
       given: what the caller gave in place of what the config names.
       like: of another experiment with the same network and seed, which is then not built, initialized and compiled
         for evaluation again.
+      compiles_quickly: its steps are few, and may be slower where that compiles them sooner.
     """
     given = Given() if given is None else given
     task_fit.check(config, task)
-    self.config, self.task = config, task
+    self.config, self.task, self._compiles_quickly = config, task, compiles_quickly
     self._evaluators = tuple(given.evaluators)
     self._mesh = sharding.make_mesh()
     self._replicated = NamedSharding(self._mesh, P())
@@ -272,16 +281,14 @@ class Experiment:
     """Returns the state with the optimizer at its start."""
     abstract = state.replace(opt_state=jax.eval_shape(optimizer.init, state.params))
     shardings = sharding.state_shardings(abstract, self._mesh, self.config.shard_params)
-    return state.replace(opt_state=jax.jit(optimizer.init, out_shardings=shardings.opt_state)(state.params))
+    return state.replace(opt_state=jit_once(optimizer.init, out_shardings=shardings.opt_state)(state.params))
 
   @functools.cached_property
   def _steps_per_call(self):
     """How many steps a dispatch takes where there is room for them; else it takes one."""
     if self.config.steps_per_call:
       return self.config.steps_per_call
-    if (
-      jax.default_backend() == "cpu"
-    ):  # where convolutions in a loop are slow, and a dispatch costs nothing beside them
+    if jax.default_backend() == "cpu":  # convolutions in a loop are slow there, and a dispatch costs next to nothing
       return 1
     stretch = min(self.interval(self.config.eval_every_epochs), self.interval(self.config.checkpoint_every_epochs))
     least = _MOST_STEPS_PER_CALL // 2
@@ -300,20 +307,9 @@ class Experiment:
       start += phase.num_steps
     raise ValueError(f"step {step} of {self.num_steps}: the run is over")
 
-  def _preparing(self, phase):
-    """Returns the preparation of a phase's batches, by the keys of their step."""
-
-    def prepare(state, batches):
-      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), _AUGMENTATION)
-      return [
-        self._preparations[name](batches[name], jax.random.fold_in(key, number))
-        for number, name in enumerate(phase.step.sets)
-      ]
-
-    return prepare
-
   def _compile_find_faulty(self, phase):
-    return make_find_faulty(phase.step, self._preparing(phase), self._mesh)
+    return make_find_faulty(phase.step, make_prepare(self._preparations, phase.step.sets), self._mesh)
 
   def _compile(self, phase, step, count):
-    return make_dispatch(step, self._preparing(phase), self._mesh, count, self.config.shard_params)
+    prepare = make_prepare(self._preparations, phase.step.sets)
+    return make_dispatch(step, prepare, self._mesh, count, self.config.shard_params, self._compiles_quickly)

@@ -113,7 +113,7 @@ def _accuracy(shared, task, given, method):
   epochs = min(config.alpha.trial_epochs, config.num_epochs)
   config.update(method=method, domain_weight=0.0, num_epochs=epochs, num_steps=0)
   config.target_batch_size = min(config.target_batch_size, len(task.target["label"]))
-  experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()), like=shared)
+  experiment = Experiment(config, task, dataclasses.replace(given, evaluators=()), shared, compiles_quickly=True)
   state, step = experiment.place(experiment.initial_state()), 0
   _LOGGER.info("trial by %s: %d steps", method, experiment.num_steps)
   with Progress(experiment.num_steps, step) as progress:

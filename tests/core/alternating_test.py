@@ -91,6 +91,14 @@ def test_the_parts_alone_are_the_same(x64):
   assert metrics.keys() == {"valid_rows", "source_loss", "loss", "alpha_mean", "grad_norm"}
 
 
+def test_faults_are_looked_for_where_alpha_learns():
+  """Among the losses and products of that part, which has more of them."""
+  step = _make(alpha_every=2, alignment=Alignment(loss=lambda *args: 2 * LOSS(*args)))
+  learning, resting = step.parts
+  assert (step.losses, step.alignment) == (learning.losses, learning.alignment)
+  assert step.losses != resting.losses and resting.alignment is None
+
+
 def test_between_it_costs_what_plain_training_does():
   """As many products of matrices; and no target gradient where another loss is descended."""
 

@@ -3,23 +3,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from soseleto_jax.core.compiling import jit_once
+from soseleto_jax.core import compiling
+
+WAYS = pytest.mark.parametrize("jit", [compiling.jit_once, compiling.jit_quickly])
 
 
-def test_what_runs_once_draws_the_same_numbers():
+@WAYS
+def test_the_same_numbers_are_drawn(jit):
   draw = lambda key: jax.random.normal(key, (50, 3))
-  np.testing.assert_array_equal(jit_once(draw)(jax.random.key(3)), jax.jit(draw)(jax.random.key(3)))
+  np.testing.assert_array_equal(jit(draw)(jax.random.key(3)), jax.jit(draw)(jax.random.key(3)))
 
 
-def test_it_can_be_part_of_another_program():
-  draw = lambda key: jit_once(jax.random.normal)(key)
+@WAYS
+def test_it_can_be_part_of_another_program(jit):
+  draw = lambda key: jit(jax.random.normal)(key)
   assert jax.eval_shape(draw, jax.random.key(3)).shape == ()
   np.testing.assert_array_equal(jax.jit(draw)(jax.random.key(3)), draw(jax.random.key(3)))
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends compile as ever")
-def test_it_is_compiled_at_a_lower_level(monkeypatch):
+def test_xla_is_asked_for_less(monkeypatch):
   asked = []
+  monkeypatch.setattr(compiling, "known", dict)
   monkeypatch.setattr(jax, "jit", lambda function, **options: asked.append(options) or function)
-  jit_once(jnp.sum, donate_argnums=0)
-  assert asked == [{"donate_argnums": 0, "compiler_options": {"xla_backend_optimization_level": 1}}]
+  compiling.jit_once(jnp.sum, donate_argnums=0)
+  compiling.jit_quickly(jnp.sum)
+  former = {"xla_cpu_use_fusion_emitters": False}
+  assert asked == [
+    {"donate_argnums": 0, "compiler_options": former | {"xla_backend_optimization_level": 1}},
+    {"compiler_options": former},
+  ]
+
+
+def test_options_that_a_version_lacks_are_left_out():
+  options = {"xla_backend_optimization_level": 1, "xla_of_another_day": True}
+  assert compiling.known(options) == {"xla_backend_optimization_level": 1}

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from soseleto_jax.report import page
-from soseleto_jax.run import trial
+from soseleto_jax.run import programs, trial
 from soseleto_jax.run.given import Given
 from soseleto_jax.run.trainer import Experiment
 from soseleto_jax.train import train_and_evaluate
@@ -148,12 +149,17 @@ def test_a_run_is_that_of_the_weights_it_was_given(tmp_path, monkeypatch):
   assert {**again.summary, "seconds": 0} == {**result.summary, "seconds": 0}
 
 
-def test_the_trial_sees_no_test_image(tmp_path):
-  """With other labels of the test set the answer is the same."""
+def test_the_trial_sees_no_test_image(tmp_path, monkeypatch):
+  """With other labels of the test set the answer is the same. Its few steps are compiled quickly, a run's are not."""
+  quick = []
+  monkeypatch.setattr(programs, "jit_quickly", lambda *args, **options: quick.append(args) or jax.jit(*args, **options))
   task = runs.make_task()
   other = dataclasses.replace(task, test=task.test | {"label": (task.test["label"] + 1) % runs.CLASSES})
   answers = [trial.with_start(shared(config(), data), Given(), tmp_path, resumes=False)[1] for data in (task, other)]
-  assert answers[0] == answers[1]
+  assert answers[0] == answers[1] and len(quick) == 4
+  experiment = Experiment(config(), task)
+  experiment._dispatch(experiment.method.phases[0], experiment.method.phases[0].step, 1)
+  assert len(quick) == 4
 
 
 def test_what_cannot_be_trained_is_refused_before_the_trial(tmp_path, monkeypatch):
