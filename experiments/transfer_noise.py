@@ -89,14 +89,15 @@ def _config(name, seed):
 
 
 def gained(records: Sequence[runs.Record], method: str) -> float | None:
-  """Returns which part of the oracle's mean gain on joint training a method has; None where runs are missing."""
-  means = {}
-  for name in ("joint", "oracle", method):
-    accuracies = tables.by_seed(records, name, {}, "test_accuracy")
-    if accuracies.empty:
-      return None
-    means[name] = accuracies.mean()
-  return (means[method] - means["joint"]) / (means["oracle"] - means["joint"])
+  """Returns which part of the oracle's mean gain on joint training a method has, on the draws that all three have; None
+  where there are none."""
+  names = ("joint", "oracle", method)
+  joint, oracle, own = (tables.by_seed(records, name, {}, "test_accuracy") for name in names)
+  draws_of_all = joint.index.intersection(oracle.index).intersection(own.index)
+  if draws_of_all.empty:
+    return None
+  base = joint[draws_of_all].mean()
+  return (own[draws_of_all].mean() - base) / (oracle[draws_of_all].mean() - base)
 
 
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
@@ -112,7 +113,10 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
   tables.write(
     folder / f"transfer_noise_{protocol}.md",
     (caption, tables.metrics_table(METHODS, records, {}, columns)),
-    ("How much of what the oracle gains on joint training, on the means", tables.markdown(["", "part"], shares)),
+    (
+      "How much of what the oracle gains on joint training, on the means of the draws that both and the method have",
+      tables.markdown(["", "part"], shares),
+    ),
     (
       "SOSELETO, at its best, minus the method, in points, on the same draws: mean ± sd (how many); 95 % interval of "
       "the mean; draws on which it is ahead",
