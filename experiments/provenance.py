@@ -21,9 +21,9 @@ def versions(method: str, train: Callable[..., Any]) -> dict[str, int]:
   """
   while isinstance(train, functools.partial):
     train = train.func
-  module = getattr(train, "__module__", type(train).__module__)
-  own = getattr(sys.modules.get(module), "VERSION", 1)
-  return {f"method {method}": version_of(method), module: own}
+  module = sys.modules[getattr(train, "__module__", type(train).__module__)]
+  name = module.__name__ if module.__spec__ is None else module.__spec__.name  # also of what `python -m` runs
+  return {f"method {method}": version_of(method), name: getattr(module, "VERSION", 1)}
 
 
 def agree(record: Mapping[str, Any], current: Mapping[str, int]) -> bool:

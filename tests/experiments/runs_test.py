@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import importlib.machinery
 import json
 import sys
 import types
@@ -128,6 +129,18 @@ def test_what_another_version_computed_is_another_run(train_all, monkeypatch, mo
   monkeypatch.setattr(module, "VERSION", 3)
   train_all(make_run(train, method="joint"))
   assert len(train.folders) == (3 if module is soseleto else 4)  # plain training knows nothing of SOSELETO's version
+
+
+def test_a_version_is_that_of_the_module_whatever_it_is_run_as(monkeypatch):
+  """`python -m experiments.unlabelled` calls it __main__."""
+  spec = importlib.machinery.ModuleSpec("experiments.unlabelled", None)
+  main = types.ModuleType("__main__")
+  main.VERSION, main.__spec__ = 3, spec
+  monkeypatch.setitem(sys.modules, "__main__", main)
+  train = types.FunctionType((lambda config, workdir: {}).__code__, {"__name__": "__main__"})
+  assert make_run(train).versions() == {"method soseleto": 1, "experiments.unlabelled": 3}
+  main.__spec__ = None  # of a program that is run as a file
+  assert make_run(train).versions() == {"method soseleto": 1, "__main__": 3}
 
 
 def test_what_computes_the_same_is_the_same_run(train_all):
