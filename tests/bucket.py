@@ -4,6 +4,7 @@ import contextlib
 import http
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ class Server:
   def __init__(self, folder):
     self._port = _free_port()
     self._folder = folder
+    self._log = folder.with_suffix(".log")
     self._next = None
     address = f"http://127.0.0.1:{self._port}"
     self.environment = {
@@ -33,7 +35,8 @@ class Server:
   def make_ready(self):
     """Makes a process that the next start needs not wait for, however busy the machine is."""
     command = [sys.executable, "-m", "tests.bucket", str(self._port), str(self._folder)]
-    self._next = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with self._log.open("ab") as log:
+      self._next = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
     self._next.stdout.readline()
 
   def start(self):
@@ -45,13 +48,13 @@ class Server:
     while True:
       with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
         return
-      assert self._process.poll() is None, "the server did not start"
+      assert self._process.poll() is None, f"the server did not start: {self._log.read_text()}"
       time.sleep(0.05)
 
   def stop(self):
-    """Ends the process."""
-    self._process.kill()
-    self._process.wait()
+    """Ends the process after the request that it is at: with half a file of its own the next would not start."""
+    self._process.terminate()
+    self._process.wait(60)
 
 
 @contextlib.contextmanager
@@ -124,6 +127,7 @@ def _serve(port, folder):
   objects._media_upload = conditional(objects._media_upload)
   objects._multipart_upload = conditional(objects._multipart_upload)
   objects.download = download
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   there = os.path.exists(folder)
   print("ready", flush=True)
   sys.stdin.readline()
