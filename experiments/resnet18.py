@@ -5,7 +5,6 @@ all have the same network with GroupNorm, the same flips and crops of source and
 configs/cifar_noise.py and configs/cifar10n.py. For a GPU: on a CPU core a run takes hours.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -15,9 +14,7 @@ from experiments.tables import Method
 COLUMNS = {"kind=symmetric,noise=0.4": "symmetric 40 %", "worse_label": "people, worst"}
 BEST = noise_kinds.BEST
 METHODS = {name: noise_kinds.METHODS[name] for name in ("source_only", "joint")} | {
-  "confident_learning": dataclasses.replace(
-    noise_kinds.METHODS["confident_learning"], settings={"num_folds": 3, "fold_epochs": 9}
-  ),
+  "confident_learning": table1.METHODS["confident_learning"],
   "learning_to_reweight": Method(table1.METHODS["learning_to_reweight"].title),
   BEST: noise_kinds.METHODS[BEST],
 }

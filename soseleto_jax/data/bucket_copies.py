@@ -109,16 +109,20 @@ def _held(folder, address) -> Iterator[None]:
   """Lets one process at a time look at a copy and complete it."""
   with folder.with_suffix(".lock").open("wb") as file:
     try:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        _LOGGER.info("%s is being copied by another process; waiting for it", address)
-        fcntl.flock(file, fcntl.LOCK_EX)
+      _lock(file, address)
       for parts in folder.parent.glob(f"{folder.name}.*/"):  # of a process that was killed
         shutil.rmtree(parts, ignore_errors=True)
     except OSError:
       pass  # a file system without locks: files still appear whole, and the same from each process
     yield
+
+
+def _lock(file, address):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    _LOGGER.info("%s is being copied by another process; waiting for it", address)
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _copy(files, folder, address):
