@@ -1,6 +1,5 @@
 """Human labels: the config's data, and cells in their places."""
 
-import json
 import pathlib
 import runpy
 import shutil
@@ -14,6 +13,7 @@ from configs import cifar10n, cifar_noise
 from experiments import human_noise, runs, table1
 from experiments.confident_learning import Pruned
 from soseleto_jax.config import default_config, validate
+from tests.experiments.written import small_tables
 
 
 @pytest.mark.parametrize("argument", ["", "small", "paper", "symmetric", "runlocal", "small,paper"])
@@ -55,20 +55,16 @@ def test_runs(protocol):
 
 
 def test_cells(tmp_path):
-  lines = []
-  for run in human_noise.make_runs("small", [0, 1]):
+  def metrics_of(run):
     if run.method == "joint":
-      continue
+      return None
     value = {"source_only": 0.5, "confident_learning": 0.6, "soseleto_joint": 0.65}[run.method] + run.config.seed / 100
     values = {"test_accuracy": value, "test_accuracy_at_best": value + 0.02}
     if run.method in human_noise.DETECTORS:
       values |= {"auc": value + 0.2, "average_precision": value + 0.1, "wrong_fraction": 0.402}
-    record = {"protocol": "small", "method": run.method, "conditions": dict(run.conditions), "metrics": values}
-    lines.append(json.dumps(record | {"settings": dict(run.settings), "config": run.config.to_dict()}))
-  path = tmp_path / "human_noise.jsonl"
-  path.write_text("\n".join(lines) + "\n")
-  human_noise.render("small", runs.records_of(human_noise.EXPERIMENT, "small", path), tmp_path)
-  accuracy, paired, detectors = (tmp_path / "human_noise_small.md").read_text(encoding="utf-8").split(":\n\n")[1:]
+    return values
+
+  accuracy, paired, detectors = small_tables(human_noise.EXPERIMENT, metrics_of, tmp_path).split(":\n\n")[1:]
   assert "|  | last epoch | best epoch |" in accuracy
   assert "| source only | 50.5 ± 0.7 (2) | 52.5 ± 0.7 (2) |" in accuracy
   assert "| source and target jointly | not run | not run |" in accuracy

@@ -1,15 +1,14 @@
 """Experiments on labels that are no classes: their runs and tables."""
 
-import json
-
 import pytest
 
 from configs import diabetes, language_model
 from experiments import language_model as experiment
-from experiments import regression, runs
+from experiments import regression
 from soseleto_jax.config import validate
 from soseleto_jax.data import python_text
 from soseleto_jax.data.get_task import task_of
+from tests.experiments.written import small_tables
 
 
 @pytest.mark.parametrize("module", [experiment, regression])
@@ -23,15 +22,11 @@ def test_runs(module):
 
 def written(tmp_path, module, metrics):
   """The tables of records with these metrics of each method."""
-  lines = []
-  for run in module.make_runs("small", [0, 1]):
-    values = {name: value + run.config.seed / 10 for name, value in metrics[run.method].items()}
-    record = {"protocol": "small", "method": run.method, "conditions": {}, "settings": {}, "metrics": values}
-    lines.append(json.dumps(record | {"config": run.config.to_dict()}))
-  path = tmp_path / f"{module.EXPERIMENT.name}.jsonl"
-  path.write_text("\n".join(lines) + "\n")
-  module.render("small", runs.records_of(module.EXPERIMENT, "small", path), tmp_path)
-  return (tmp_path / f"{module.EXPERIMENT.name}_small.md").read_text(encoding="utf-8")
+
+  def metrics_of(run):
+    return {name: value + run.config.seed / 10 for name, value in metrics[run.method].items()}
+
+  return small_tables(module.EXPERIMENT, metrics_of, tmp_path)
 
 
 def test_tables_of_the_language_model(tmp_path):

@@ -1,6 +1,5 @@
 """Every kind of wrong label: fair runs, the network's own labels, and cells in their places."""
 
-import json
 import types
 
 import numpy as np
@@ -10,6 +9,7 @@ from experiments import noise_kinds, runs, table1
 from experiments.confident_learning import Pruned
 from soseleto_jax.config import validate
 from soseleto_jax.data import noise
+from tests.experiments.written import small_tables
 from tests.runs import make_config, make_task
 
 
@@ -74,22 +74,17 @@ def test_confident_learning_where_there_are_folds(tmp_path, monkeypatch):
 
 def test_cells(tmp_path):
   """Accuracies that tell method, column and seed; of two methods, on the digits."""
-  lines = []
-  for run in noise_kinds.make_runs("small", [0, 1]):
+
+  def metrics_of(run):
     data, labels = run.conditions.values()
     if data != "digits" or run.method not in ("joint", "soseleto"):
-      continue
+      return None
     column = list(noise_kinds.COLUMNS[data]).index(labels)
     value = 0.5 + 0.1 * (run.method == "soseleto") * (1 + run.config.seed) + column / 100
     metrics = {"test_accuracy": value, "wrong_fraction": 0.3}
-    if run.method == "soseleto":
-      metrics["auc"] = 0.9 + column / 100
-    record = {"protocol": "small", "method": run.method, "conditions": dict(run.conditions), "metrics": metrics}
-    lines.append(json.dumps(record | {"settings": dict(run.settings), "config": run.config.to_dict()}))
-  path = tmp_path / "noise_kinds.jsonl"
-  path.write_text("\n".join(lines) + "\n")
-  noise_kinds.render("small", runs.records_of(noise_kinds.EXPERIMENT, "small", path), tmp_path)
-  text = (tmp_path / "noise_kinds_small.md").read_text(encoding="utf-8")
+    return metrics | {"auc": 0.9 + column / 100} if run.method == "soseleto" else metrics
+
+  text = small_tables(noise_kinds.EXPERIMENT, metrics_of, tmp_path)
   assert "CIFAR" not in text
   short, accuracy, auc, paired = text.split(":\n\n")[1:]
   assert "| SOSELETO | 65.0/0.900 | 66.0/0.910 | 67.0/0.920" in short

@@ -1,7 +1,5 @@
 """ResNet-18 on wrong labels: fair runs, and a table of them."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from experiments import resnet18, runs
 from soseleto_jax.config import validate
 from soseleto_jax.models import make_network
+from tests.experiments.written import small_tables
 
 
 @pytest.mark.parametrize("protocol", runs.PROTOCOLS)
@@ -31,18 +30,11 @@ def test_the_network_is_resnet_18():
 
 
 def test_cells(tmp_path):
-  lines = []
-  for run in resnet18.make_runs("small", [0, 1]):
-    if run.conditions["labels"] == "worse_label":
-      continue
+  def metrics_of(run):
     value = 0.5 + 0.1 * (run.method == "soseleto") + run.config.seed / 100
-    values = {"test_accuracy": value, "auc": value + 0.2}
-    record = {"protocol": "small", "method": run.method, "conditions": dict(run.conditions), "metrics": values}
-    lines.append(json.dumps(record | {"settings": dict(run.settings), "config": run.config.to_dict()}))
-  path = tmp_path / "resnet18.jsonl"
-  path.write_text("\n".join(lines) + "\n")
-  resnet18.render("small", runs.records_of(resnet18.EXPERIMENT, "small", path), tmp_path)
-  accuracy, paired, detectors = (tmp_path / "resnet18_small.md").read_text(encoding="utf-8").split(":\n\n")[1:]
+    return None if run.conditions["labels"] == "worse_label" else {"test_accuracy": value, "auc": value + 0.2}
+
+  accuracy, paired, detectors = small_tables(resnet18.EXPERIMENT, metrics_of, tmp_path).split(":\n\n")[1:]
   assert "| Learning to Reweight (Ren et al. 2018) | 50.5 ± 0.7 (2) | not run |" in accuracy
   assert "| SOSELETO | 60.5 ± 0.7 (2) | not run |" in accuracy
   assert "| source and target jointly | 10.0 ± 0.0 (2)" in paired
