@@ -9,6 +9,8 @@ draws 100 to 103. Accuracies are those of the last step on MNIST's test images o
 import pathlib
 from collections.abc import Sequence
 
+from ml_collections import ConfigDict
+
 from configs import svhn_mnist
 from experiments import runs, tables, transfer
 from experiments.tables import Method
@@ -39,7 +41,7 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
   """Returns the runs of all methods, sizes of the target and augmentations, draw by draw of one size."""
   del protocol  # there is one
   return [
-    method.run(name, conditions, _config(name, seed=seed, **conditions))
+    method.run(name, conditions, config_of(name, seed=seed, **conditions))
     for size in reversed(NUM_TARGET)
     for seed in seeds
     for conditions in conditions_of([size], (False, True))
@@ -52,9 +54,11 @@ def conditions_of(sizes, augmented):
   return [{"num_target": size, "augmented": is_augmented} for size in sizes for is_augmented in augmented]
 
 
-def _config(name, *, num_target, augmented, seed):
+def config_of(name: str, *, num_target: int, augmented: bool, seed: int, source_classes: str = "0-4") -> ConfigDict:
+  """Returns the config of a method, before it is told which; see configs/svhn_mnist.py."""
   published = ",published" * (name == "soseleto")
-  config = svhn_mnist.get_config(f"num_target={num_target}" + ",plain" * (not augmented) + published)
+  sets = f"num_target={num_target},source_classes={source_classes}"
+  config = svhn_mnist.get_config(sets + ",plain" * (not augmented) + published)
   config.seed = seed
   if name == DOMAIN:
     config.domain_weight = 0.1
