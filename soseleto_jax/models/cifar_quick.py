@@ -52,10 +52,11 @@ class CifarQuick(nn.Module):
       raise ValueError(f"cifar_quick takes images [B, H, W, C], got shape {x.shape}")
     inits = _KERNEL_INITS[self.init]
 
-    def conv(x, features, name, kernel_init, **options):
-      return nn.Conv(features, (5, 5), dtype=self.dtype, kernel_init=kernel_init, name=name, **options)(x)
+    def conv(x, features, name, kernel_init):
+      options = dict(dtype=self.dtype, kernel_init=kernel_init, conv_general_dilated=conv_few_channels)
+      return nn.Conv(features, (5, 5), name=name, **options)(x)
 
-    x = conv(x, 32, "conv1", inits[0], conv_general_dilated=conv_few_channels)
+    x = conv(x, 32, "conv1", inits[0])
     x = nn.relu(max_pool(x, window=3, stride=2))
     x = avg_pool(nn.relu(conv(x, 32, "conv2", inits[1])), window=3, stride=2)
     x = avg_pool(nn.relu(conv(x, 64, "conv3", inits[2])), window=3, stride=2)

@@ -225,15 +225,19 @@ def test_a_step_of_ones_own():
 
   def gradients(state, batch):
     gradient = jax.grad(lambda params: jnp.sum(params * batch["x"][:, 0], where=batch["mask"]))(state.params)
-    return gradient, state, {}
+    return gradient, state.replace(model_state=state.model_state + 1), {}
 
   step = skip_nonfinite(Step(gradients, optax.sgd(1.0), ("target",)))
   assert step.sets == ("target",)
-  step, state = problems.jit(step), init_train_state(jnp.float32(1), optax.sgd(1.0), N)
+  step, state = problems.jit(step), init_train_state(jnp.float32(1), optax.sgd(1.0), N, model_state=jnp.float32(0))
   after, metrics = step(state, {"x": np.float32([[1], [np.nan], [3]])})
-  assert after.params == -3 and metrics == {"skipped_rows": 1, "skipped_step": 0}
-  after, metrics = step(state, {"x": np.float32([[3e38], [3e38], [0]])})
-  assert after.params == 1 and metrics == {"skipped_rows": 0, "skipped_step": 1}
+  assert (after.params, after.model_state) == (-3, 1) and metrics == {"skipped_rows": 1, "skipped_step": 0}
+  after, metrics = step(state.replace(params=jnp.float32(-0.0)), {"x": np.float32([[3e38], [3e38], [0]])})
+  assert (
+    (after.params, after.model_state) == (0, 0)
+    and np.signbit(after.params)
+    and metrics == {"skipped_rows": 0, "skipped_step": 1}
+  )
 
 
 def test_rows_that_are_coupled():
@@ -269,6 +273,13 @@ def find():
 def test_which_rows(kind):
   found = find()(make_state(optax.sgd(0.1)), spoiled(SOURCE, **KINDS[kind]), spoiled(TARGET, 1, x=np.nan))
   assert [np.flatnonzero(rows).tolist() for rows in found] == [[BAD], [1]]
+
+
+def test_which_rows_where_the_gradient_of_the_target_is_not_finite():
+  """Which makes every product not finite, and hides no row whose own gradient is not."""
+  target = {**TARGET, "root": np.zeros(T, np.float32)}
+  found = find()(make_state(optax.sgd(0.1)), spoiled(SOURCE, root=0.0), target)
+  assert [np.flatnonzero(rows).tolist() for rows in found] == [[BAD], []]
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -327,6 +327,12 @@ def test_shardings_stay_and_copies_survive_donation(shard_params, split):
   problems.assert_same_bits(second, shard_train_state(before, mesh, shard_params))
 
 
+def test_split_parameters_are_placed_whole_again():
+  before, mesh, _ = _sharded(devices=4)
+  whole = shard_train_state(shard_train_state(before, mesh, shard_params=True), mesh)
+  assert _shardings(whole) == _shardings(shard_train_state(before, mesh))
+
+
 def _split_over_model(devices):
   """A mesh of data by model, and a state whose `w` and classifier, with their moments, are split over "model"."""
   mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
