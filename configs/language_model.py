@@ -28,8 +28,8 @@ def get_config(argument=None):
   )
   config.batch_size = 32
   config.target_batch_size = 48
-  config.num_epochs = 7
-  config.optimizer.update(name="adam", learning_rate=1e-2, schedule="steps", drop_epochs=(6,))
+  config.num_epochs = 12
+  config.optimizer.update(name="adam", learning_rate=1e-2, schedule="steps", drop_epochs=(11,))
   config.alpha.update(init=0.45, gain=4.0, step_size=0.05, params=("wide",), transforms=("scale_by_std",))
   config.eval_every_epochs = config.checkpoint_every_epochs = 1.0
   if arg.runlocal:
