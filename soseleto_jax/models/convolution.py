@@ -47,7 +47,7 @@ def _is_zero(tangent):
 
 def _by_image(x, kernel, pads):
   """Convolves image by image, as the product of its patches `[H * W, K * K * C]` and the kernel."""
-  size, channels, features = kernel.shape[0], *kernel.shape[2:]
+  size, _, channels, features = kernel.shape
   height, width = (pixels + sum(pad) - size + 1 for pixels, pad in zip(x.shape[1:3], pads, strict=True))
 
   @jax.checkpoint  # or the patches of all images are kept for the gradient
