@@ -51,3 +51,10 @@ def test_gradients_of_each_example_and_of_several_kernels():
     each = jax.vmap(jax.grad(loss), (None, 0))
     results.append(jax.jit(jax.vmap(each, (0, None)))(several, x))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), *results)
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("cuda", 0), ("tpu", 0)])
+def test_only_cpus_go_image_by_image(platform, loops):
+  (ours, _), variables, x = _pair(3, "SAME", 8)
+  gradient = jax.jit(jax.grad(lambda variables: jnp.sum(ours.apply(variables, x) ** 2)))
+  assert gradient.trace(variables).lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while") == loops
