@@ -17,8 +17,10 @@ def pytest_configure(config):
   """Sets JAX up, with one cache of compiled programs for all tests, all workers and all later runs."""
   os.environ["SOSELETO_CACHE"] = ""  # tests leave nothing in the user's own
   jax.config.update("jax_num_cpu_devices", 8)
-  if not os.environ.get("JAX_PLATFORMS"):
+  if (os.environ.get("JAX_PLATFORMS") or "cpu") == "cpu":
     jax.config.update("jax_platforms", "cpu")
+    # Most of a test's time goes into compiling what runs for milliseconds.
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
   cache = _cache_folder()
   if not hasattr(config, "workerinput"):  # the main process of pytest, not one of its workers
     _forget_old_programs(cache)
