@@ -25,6 +25,7 @@ from soseleto_jax.data.task import Task
 from soseleto_jax.train import train_and_evaluate
 
 BEST = "soseleto"
+ALONE = "target_only"  # never meets the labels of the source: made once, and stands in every column
 
 # Condition -> the column's name. "labels" are noise kinds of the configs, with their arguments; columns of CIFAR-10N;
 # or "network", the labels that a network trained on the target alone gives.
@@ -64,7 +65,12 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
     if seed < _SEEDS[data]
     for labels in COLUMNS[data]
     for name, method in METHODS.items()
+    if name != ALONE or labels == _first_column(data)
   ]
+
+
+def _first_column(data):
+  return next(iter(COLUMNS[data]))
 
 
 def _settings(name, data, labels):
@@ -135,7 +141,7 @@ def _labelled_by_network(config: ConfigDict, workdir: pathlib.Path, task: Task) 
 
 METHODS = {
   "source_only": Method("every weight 1", train=train),
-  "target_only": Method("clean target alone", train=train),
+  ALONE: Method("clean target alone", train=train),
   "joint": Method("source and target jointly", train=train),
   "noise_layer": Method("noise layer (Sukhbaatar et al. 2014)", train=train),
   "confident_learning": Method("confident learning (Northcutt et al. 2021)", method="joint", train=train),
@@ -143,8 +149,18 @@ METHODS = {
   "soseleto_symmetric": Method("SOSELETO, for symmetric noise", method="soseleto", train=train),
   BEST: Method("SOSELETO", train=train),
 }
-SHORT = ("source_only", "target_only", "joint", "confident_learning", BEST)
+SHORT = ("source_only", ALONE, "joint", "confident_learning", BEST)
 DETECTORS = ("confident_learning", "soseleto_paper", "soseleto_symmetric", BEST)
+
+
+def in_every_column(records: Sequence[runs.Record]) -> list[runs.Record]:
+  """Returns the records, with those of ALONE once more in each other column of their set."""
+  return [
+    record | {"conditions": {"data": data, "labels": labels}}
+    for record in records
+    for data in [record["conditions"]["data"]]
+    for labels in (COLUMNS[data] if record["method"] == ALONE else [record["conditions"]["labels"]])
+  ]
 
 
 def differences(records: Sequence[runs.Record], columns: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -171,9 +187,10 @@ def in_short(records: Sequence[runs.Record], columns: Sequence[Mapping[str, Any]
 
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
   """Writes noise_kinds_PROTOCOL.md: of each set a short table, accuracies, areas and differences."""
-  parts = []
+  parts, made = [], records
+  records = in_every_column(made)
   for data, columns in COLUMNS.items():
-    if not any(record["conditions"]["data"] == data for record in records):
+    if not any(record["conditions"]["data"] == data for record in made):
       continue
     at = [{"data": data, "labels": labels} for labels in columns]
     header = ["", *columns.values()]
@@ -199,7 +216,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
         tables.markdown(header, differences(records, at)),
       ),
     ]
-  tables.write(folder / f"noise_kinds_{protocol}.md", *parts, records=records)
+  tables.write(folder / f"noise_kinds_{protocol}.md", *parts, records=made)
 
 
 EXPERIMENT = runs.Experiment("noise_kinds", make_runs, render, seeds=(0, 1, 2, 3, 4))
