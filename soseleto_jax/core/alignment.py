@@ -1,19 +1,19 @@
 """The alignment of source examples with a direction: inner products of per-example gradients, `Qᵀ v`."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from soseleto_jax.core import axis, trees
+from soseleto_jax.core import axis, calls, trees
 from soseleto_jax.core.axis import AxisName
 from soseleto_jax.core.contraction import check_contraction
 from soseleto_jax.core.forward import Forward, directional_derivative
-from soseleto_jax.core.losses import Batch, Examples, LossFn, batch_size_of, check_losses
+from soseleto_jax.core.losses import Batch, Examples, LossFn, batch_size_of, checked_losses
 
+_OF_TRANSFORMS = ("q", "losses", "batch", "axis_name")
 Transform = Callable[[jax.Array, jax.Array, Batch, AxisName], jax.Array]
 
 
@@ -26,8 +26,8 @@ class Alignment:
   Attributes:
     params: prefix tree of bools over `params`, True where a leaf takes part in the inner product; leaves without a part
       cost no tangent pass. None: all.
-    direction: f, what q is the product with, made of the target gradient, such as `soseleto_jax.orthogonal`; leaves
-      without a part in the product are None. None: the gradient itself.
+    direction: f, what q is the product with, made of the target gradient, whose structure and shapes it has, such as
+      `soseleto_jax.orthogonal`; leaves without a part in the product are None. None: the gradient itself.
     transforms: `f(q, losses, batch, axis_name) -> q`, applied in turn before `alpha` moves: see
       `soseleto_jax.core.alignment_rules`.
     loss: the `LossFn` of the source batch whose gradients q takes. None: the loss that the parameters descend, whose
@@ -37,7 +37,8 @@ class Alignment:
 
   Raises:
     ValueError: a contraction that does not exist, a misplaced `microbatch_size`, `params` that are no bools or all
-      False, a direction or transform that cannot be called as it is to be.
+      False, a direction or transform that cannot be called as it is to be. When traced: `params` that do not fit the
+      parameters, a direction of other shapes.
   """
 
   params: Any = None
@@ -51,14 +52,17 @@ class Alignment:
     check_contraction(self.contraction, self.microbatch_size)
     if self.params is not None:
       trees.check_marks(self.params, "Alignment.params")
-    if self.direction is not None and not callable(self.direction):
-      raise ValueError(f"Alignment.direction={self.direction!r}: give a function of the gradient, or None")
+    if self.direction is not None:
+      calls.check_takes(
+        self.direction, ("gradient",), "Alignment.direction", "give a function that does, or None", "orthogonal"
+      )
     if isinstance(self.transforms, str) or not isinstance(self.transforms, Sequence):
       raise ValueError(
         f"Alignment.transforms={self.transforms!r}: give a tuple of functions, such as (scale_by_std(),)"
       )
     for number, transform in enumerate(self.transforms):
-      _check_transform(transform, f"Alignment.transforms[{number}]")
+      cure = f"give a function that does; what makes one wants to be called, {calls.name_of(transform)}(...)"
+      calls.check_takes(transform, _OF_TRANSFORMS, f"Alignment.transforms[{number}]", cure, "scale_by_std()")
 
   def of(self, source: Forward, source_loss: LossFn, examples: Examples, g_target: Any) -> tuple[jax.Array, jax.Array]:
     """Returns q `[B]` as it moves `alpha`, and the inner products before the transforms; 0 in masked rows.
@@ -71,7 +75,7 @@ class Alignment:
     """
     direction = trees.select(self.params, g_target)
     if self.direction is not None:
-      direction = self.direction(direction)
+      direction = _like(direction, self.direction(direction))
     products = self.products(source, source_loss, examples, direction)
     products, losses = (jnp.where(examples.mask, values, 0.0) for values in (products, source.losses))
     q = products
@@ -95,21 +99,14 @@ class Alignment:
     )
 
 
-def _check_transform(transform, name):
-  if not callable(transform):
-    raise ValueError(f"{name}={transform!r}: give a function f(q, losses, batch, axis_name), such as scale_by_std()")
-  try:
-    signature = inspect.signature(transform)
-  except (TypeError, ValueError):  # not known of everything that can be called
-    return
-  try:
-    signature.bind("q", "losses", "batch", "axis_name")
-  except TypeError as error:
-    called = getattr(transform, "__name__", repr(transform))
+def _like(gradient, direction):
+  """Returns the direction, if it is one of the gradient's structure and shapes."""
+  shapes, others = (jax.tree.map(jnp.shape, tree) for tree in (gradient, direction))
+  if shapes != others:
     raise ValueError(
-      f"{name}={called} does not take (q, losses, batch, axis_name): give a function that does; what makes one wants "
-      f"to be called, {called}(...)"
-    ) from error
+      f"Alignment.direction returned arrays of shapes {others}: return them as those of the gradient, {shapes}"
+    )
+  return direction
 
 
 def gradient_alignment(
@@ -153,10 +150,14 @@ def gradient_alignment(
   """
   check_contraction(contraction, microbatch_size)
   rng = jax.random.key(0) if rng is None else rng
-  check_losses(jax.eval_shape(loss_fn, params, batch, rng), batch_size_of(batch), "loss_fn")
+
+  def losses_of(params):
+    return checked_losses(loss_fn(params, batch, rng), batch_size_of(batch), "loss_fn")
+
   if contraction == "vmap_grad":
+    jax.eval_shape(losses_of, params)
     return per_example_products(loss_fn, params, batch, rng, direction, microbatch_size)
-  return directional_derivative(lambda params: loss_fn(params, batch, rng), params, direction, contraction)
+  return directional_derivative(losses_of, params, direction, contraction)
 
 
 def per_example_products(

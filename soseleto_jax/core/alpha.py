@@ -30,11 +30,12 @@ def read_batch(alpha, batch, axis_name=None):
   """Reads the weights of a batch's rows "index", under its "mask" if it has one: see `read`.
 
   Raises:
-    ValueError: the batch has no "index".
+    ValueError: the batch has no "index", or is no mapping of arrays.
   """
+  mask = mask_of(batch)
   if "index" not in batch:
     raise ValueError(f"source batch with keys {sorted(batch)}: it needs 'index', integers [B], the rows of alpha")
-  return read(alpha, batch["index"], mask_of(batch), axis_name)
+  return read(alpha, batch["index"], mask, axis_name)
 
 
 def read(alpha, index, mask, axis_name=None):
@@ -53,7 +54,9 @@ def read(alpha, index, mask, axis_name=None):
     rows: `Rows`, for `add_and_clip`.
   """
   if not jnp.issubdtype(index.dtype, jnp.integer) or index.shape != mask.shape:
-    raise ValueError(f"batch['index'] has dtype {index.dtype}, shape {index.shape}: it holds integers {mask.shape}")
+    raise ValueError(
+      f"batch['index'] has dtype {index.dtype}, shape {index.shape}: give integers {mask.shape}, the rows of alpha"
+    )
   num_rows = alpha.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
   if index.dtype.itemsize < 4:  # which cannot hold num_rows
     index = index.astype(jnp.int32)

@@ -55,7 +55,7 @@ def merged_state(new: Any, old: Any, mask: jax.Array, axis_name: AxisName) -> An
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       return jax.random.wrap_key_data(of_devices(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
-      wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+      wide = leaf.astype(jnp.float32 if leaf.dtype.itemsize < 4 else leaf.dtype)
       mean = jax.lax.psum(jnp.where(number > 0, number * wide, 0), axis_name) / jnp.maximum(whole, 1)
       return mean.astype(leaf.dtype)
     if leaf.dtype == bool:

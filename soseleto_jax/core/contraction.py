@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from soseleto_jax.core import calls
+
 CONTRACTIONS = ("auto", "jvp", "vjp", "vmap_grad")
 
 _LOGGER = logging.getLogger(__name__)
@@ -16,10 +18,10 @@ def check_contraction(contraction: str, microbatch_size: int | None) -> None:
   """Raises ValueError for a contraction that does not exist, and a misplaced `microbatch_size`."""
   if contraction not in CONTRACTIONS:
     raise ValueError(f"contraction={contraction!r}: choose one of {', '.join(CONTRACTIONS)}")
-  if microbatch_size is not None and (contraction != "vmap_grad" or microbatch_size < 1):
+  if microbatch_size is not None and (contraction != "vmap_grad" or not calls.is_count(microbatch_size)):
     raise ValueError(
-      f"microbatch_size={microbatch_size} with contraction={contraction!r}: it splits the per-example gradients of "
-      "'vmap_grad' and is at least 1; leave it None otherwise"
+      f"microbatch_size={microbatch_size!r} with contraction={contraction!r}: it splits the per-example gradients of "
+      "'vmap_grad' and is a whole number, at least 1; leave it None otherwise"
     )
 
 

@@ -7,8 +7,12 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from soseleto_jax.core import calls
 from soseleto_jax.core.axis import AxisName
 
+_ARGUMENTS = ("params", "batch", "rng")
+_THREE = "it takes a model_state, too, where init_train_state was given one, and only there"
+_FOUR = "the train state has a model_state, which it is given, and returns (losses [B], new model_state)"
 Batch = Mapping[str, Any]
 BoundLoss = Callable[[Any], tuple[jax.Array, Any]]  # params -> (losses [B], new model_state)
 
@@ -36,21 +40,31 @@ def batch_size_of(batch: Any) -> int:
   """Returns B, the common leading axis of a batch's leaves.
 
   Raises:
-    ValueError: it is no mapping of arrays, or their leading axes differ.
+    ValueError: it is no mapping of arrays, their leading axes differ, or there is no row.
   """
   if not isinstance(batch, Mapping):
     raise ValueError(
       f"batch is a {type(batch).__name__}: give a mapping of arrays by name, such as {{'x': ..., 'label': ...}}"
     )
   for path, leaf in jax.tree.leaves_with_path(dict(batch)):
-    if not hasattr(leaf, "shape"):
-      place = f"batch{jax.tree_util.keystr(path)}"
-      raise ValueError(f"{place} is a {type(leaf).__name__}: give NumPy or JAX arrays, one row per example")
-  sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(batch)}
-  if len(sizes) != 1 or () in sizes:
-    shapes = jax.tree.map(lambda leaf: leaf.shape, batch)
+    _check_array(leaf, path)
+  sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(dict(batch))}
+  if len(sizes) != 1 or () in sizes or (0,) in sizes:
+    shapes = jax.tree.map(lambda leaf: leaf.shape, dict(batch))
     raise ValueError(f"batch with shapes {shapes}: every array needs the same leading axis, one row per example")
   return sizes.pop()[0]
+
+
+def _check_array(leaf, path):
+  if isinstance(path[-1], jax.tree_util.SequenceKey) and not getattr(leaf, "shape", ()):  # jax.jit made arrays of them
+    while isinstance(path[-1], jax.tree_util.SequenceKey):
+      path = path[:-1]
+    raise ValueError(
+      f"batch{jax.tree_util.keystr(path)} is a list of numbers: give one NumPy or JAX array, one row per example"
+    )
+  if not hasattr(leaf, "shape"):
+    place = f"batch{jax.tree_util.keystr(path)}"
+    raise ValueError(f"{place} is a {type(leaf).__name__}: give NumPy or JAX arrays, one row per example")
 
 
 def mask_of(batch: Batch) -> jax.Array:
@@ -64,23 +78,33 @@ def mask_of(batch: Batch) -> jax.Array:
     return jnp.ones(size, bool)
   mask = batch["mask"]
   if mask.dtype != bool or mask.shape != (size,):
-    raise ValueError(f"batch['mask'] has dtype {mask.dtype}, shape {mask.shape}: it is bool ({size},)")
+    raise ValueError(
+      f"batch['mask'] has dtype {mask.dtype}, shape {mask.shape}: give bool ({size},), True for rows that count, such "
+      "as mask.astype(bool); weights of rows belong into the loss"
+    )
   return mask
 
 
-def check_losses(losses: Any, batch_size: int, name: str) -> None:
-  """Raises ValueError unless `losses` is an array `[batch_size]`."""
+def checked_losses(losses: Any, batch_size: int, name: str) -> jax.Array:
+  """Returns what a loss returned, in float32 or better.
+
+  Raises:
+    ValueError: it is no array of floats `[batch_size]`; `name` is what the message calls the loss.
+  """
   if isinstance(losses, (tuple, list)):
     raise ValueError(
       f"{name} returned a {type(losses).__name__} of {len(losses)}: in a train state without a model_state a loss "
       "returns one array [B]; give init_train_state(model_state=...) what it is to carry, and drop other outputs"
     )
   if getattr(losses, "shape", None) != (batch_size,):
-    shape = getattr(losses, "shape", type(losses).__name__)
+    what = f"shape {losses.shape}" if hasattr(losses, "shape") else f"a {type(losses).__name__}"
     raise ValueError(
-      f"{name} returned shape {shape} for a batch of {batch_size}: return one loss per example, "
+      f"{name} returned {what} for a batch of {batch_size}: return one loss per example, "
       f"shape ({batch_size},), not their mean or sum"
     )
+  if not jnp.issubdtype(losses.dtype, jnp.floating):
+    raise ValueError(f"{name} returned dtype {losses.dtype}: return floats, which can be differentiated by the params")
+  return losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,21 +134,22 @@ class Examples:
     """Returns the loss of these examples, `params -> (losses [B], new model_state)`.
 
     Raises:
-      ValueError: when called, for losses that are not one per example, or a model state that is not like the one
-        before; `name` is what the message calls the loss.
+      ValueError: when called, for a function of other arguments, losses that are not one per example, or a model
+        state that is not like the one before; `name` is what the message calls the loss.
     """
     batch = self.seen
     batch_size = batch_size_of(batch)
 
     def bound(params):
       if self.model_state is None:
+        calls.check_takes(loss_fn, _ARGUMENTS, name, _THREE)
         losses, new_model_state = loss_fn(params, batch, self.rng), None
       else:
+        calls.check_takes(loss_fn, (*_ARGUMENTS, "model_state"), name, _FOUR)
         losses, new_model_state = _with_state(
           loss_fn(params, batch, self.rng, self.model_state), self.model_state, name
         )
-      check_losses(losses, batch_size, name)
-      return losses, new_model_state
+      return checked_losses(losses, batch_size, name), new_model_state
 
     return bound
 
@@ -132,15 +157,21 @@ class Examples:
 def _with_state(result, model_state, name):
   """Returns the two parts of what a loss that carries state returned."""
   if not isinstance(result, (tuple, list)) or len(result) != 2:
+    what = "one array" if hasattr(result, "shape") else f"a {type(result).__name__}"
     raise ValueError(
-      f"{name} returned a {type(result).__name__}: in a train state with a model_state a loss returns "
-      "(losses [B], new model_state)"
+      f"{name} returned {what}: in a train state with a model_state a loss returns (losses [B], new model_state)"
     )
   before, after = jax.tree.structure(model_state), jax.tree.structure(result[1])
   if before != after:
     raise ValueError(
       f"{name} returned a model_state with the structure {after}: it has that of the one before, {before}"
     )
+  for (path, old), new in zip(jax.tree.leaves_with_path(model_state), jax.tree.leaves(result[1]), strict=True):
+    if jnp.shape(old) != jnp.shape(new):
+      place = f"model_state{jax.tree_util.keystr(path)}"
+      raise ValueError(
+        f"{name} returned a {place} of shape {jnp.shape(new)}: it has that of the one before, {jnp.shape(old)}"
+      )
   return result
 
 

@@ -28,7 +28,12 @@ def skip_nonfinite(step: Step) -> Step:
 
   Args:
     step: any `Step`; of one that names no losses, rows are told by their inputs alone.
+
+  Raises:
+    ValueError: it is none.
   """
+  if not isinstance(step, Step):
+    raise ValueError(f"step={step!r}: give a Step, as make_train_step returns it, before jax.jit")
   if step.learns is not None and step.parts is not None:
     return alternating(step.learns, *map(skip_nonfinite, step.parts))
 

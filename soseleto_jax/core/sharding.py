@@ -46,9 +46,9 @@ def state_specs(axis_name: Any = AXIS) -> TrainState:
 def state_shardings(state: TrainState, mesh: Mesh, shard_params: bool = False) -> TrainState:
   """Returns the sharding of each array of a state, in its place.
 
-  `alpha` is split over "data". What lies on this mesh already, split over other axes of it, stays so; everything else
-  is on every device. With `shard_params` each other array of `params` and `opt_state` is split over "data" along its
-  longest axis that the devices divide, unless it has none, or fewer than 2**14 elements.
+  `alpha` is split over "data". What lies on this mesh already, split over other axes of it, stays so along these;
+  everything else is on every device. With `shard_params` each other array of `params` and `opt_state` is split over
+  "data" along its longest axis that the devices divide, unless it has none, or fewer than 2**14 elements.
   """
 
   def split(tree):
@@ -66,14 +66,29 @@ def state_shardings(state: TrainState, mesh: Mesh, shard_params: bool = False) -
 
 
 def _own(leaf, mesh):
-  """Returns the sharding that an array has on the mesh, along axes other than "data"; None where it has none."""
+  """Returns the sharding that an array has on the mesh, along axes other than "data"; None where it has none.
+
+  Raises:
+    ValueError: it is split so over another mesh.
+  """
   sharding = getattr(leaf, "sharding", None)
-  if not isinstance(sharding, NamedSharding) or sharding.mesh != mesh:
+  if not isinstance(sharding, NamedSharding):
     return None
-  names = {
-    name for part in sharding.spec if part is not None for name in (part if isinstance(part, tuple) else (part,))
-  }
-  return sharding if names and AXIS not in names else None
+  spec = P(*map(_without_data, sharding.spec))
+  if all(part is None for part in spec):
+    return None
+  if sharding.mesh != mesh:
+    raise ValueError(
+      f"an array {leaf.shape} of the state is split over {tuple(spec)} of another mesh, {sharding.mesh}: give that "
+      f"mesh, with an axis 'data', or place the array on this one, {mesh}"
+    )
+  return NamedSharding(mesh, spec)
+
+
+def _without_data(part):
+  """Returns the names of a part of a `PartitionSpec` that are not "data"."""
+  names = tuple(name for name in (part if isinstance(part, tuple) else (part,)) if name not in (AXIS, None))
+  return names if len(names) > 1 else (names[0] if names else None)
 
 
 def _check_mesh(mesh):
@@ -102,7 +117,7 @@ def shard_train_state(state: TrainState, mesh: Mesh, shard_params: bool = False)
     of the mesh stays so. All arrays are copies, so that donating them never deletes the caller's.
 
   Raises:
-    ValueError: no axis of the mesh is called "data".
+    ValueError: no axis of the mesh is called "data", or an array is split over an axis of another mesh.
   """
   _check_mesh(mesh)
   alpha = np.asarray(state.alpha)
@@ -141,8 +156,9 @@ def shard_train_step(step: Callable[..., Any], mesh: Mesh, shard_params: bool = 
       called, a state that `shard_train_state` has not placed.
   """
   _check_mesh(mesh)
-  if isinstance(step, Step) and AXIS not in np.atleast_1d(step.axis_name or ""):
-    raise ValueError(f"step has axis_name={step.axis_name!r}: make it with axis_name='data', the mesh's axis")
+  made = getattr(step, "__wrapped__", step)  # what jax.jit was given
+  if isinstance(made, Step) and AXIS not in np.atleast_1d(made.axis_name or ""):
+    raise ValueError(f"step has axis_name={made.axis_name!r}: make it with axis_name='data', the mesh's axis")
   if shard_params and not isinstance(step, Step):
     raise ValueError("shard_params=True with a plain function: give a Step, whose parts can be mapped apart")
 

@@ -19,7 +19,7 @@ Metrics = dict[str, jax.Array]
 Gradients = Callable[..., tuple[Any, TrainState, Metrics]]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)  # JAX's errors show what they are about
 class Step:
   """A train step `(state, *batches) -> (state, metrics)`, a pure function, that can also be taken in two parts.
 

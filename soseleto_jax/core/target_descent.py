@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from soseleto_jax.core import trees
+from soseleto_jax.core import calls, trees
 from soseleto_jax.core.forward import mean_and_gradient
 from soseleto_jax.core.losses import Examples, LossFn
 
@@ -27,6 +27,8 @@ class TargetDescent:
 
   def __post_init__(self):
     trees.check_marks(self.params, "TargetDescent.params")
+    if not calls.is_number(self.weight):
+      raise ValueError(f"TargetDescent.weight={self.weight!r}: give a number, 0 or more")
 
   def add_to(self, gradient: Any, steering: Any, params: Any, target: Examples) -> tuple[Any, Any]:
     """Returns the gradient with the target's added, and its weighted loss.

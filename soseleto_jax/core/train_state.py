@@ -1,7 +1,6 @@
 """The state that a train step maps to the next one."""
 
 import dataclasses
-import numbers
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from soseleto_jax.core import arrays
+from soseleto_jax.core import arrays, calls
 
 
 @jax.tree_util.register_dataclass
@@ -66,27 +65,21 @@ def init_train_state(
 
   Raises:
     ValueError: `num_source` is no positive whole number, `alpha_init` lies outside of [0, 1] or has another shape than
-      `[N]`, `seed` is out of range, `params` holds what is no array of floats, or `optimizer` is none.
+      `[N]`, `seed` is out of range or no whole number, `params` holds no array or what is no array of floats,
+      `model_state` what is no array, or `optimizer` is none.
 
   >>> state = init_train_state({"w": jnp.zeros(3)}, optax.sgd(0.1), num_source=4)
   >>> state.alpha.tolist()
   [0.5, 0.5, 0.5, 0.5]
   """
-  if not _is_whole(num_source) or num_source < 1:
+  if not calls.is_count(num_source):
     raise ValueError(f"num_source={num_source!r}: give the number of source examples, a whole number, at least 1")
-  if not isinstance(seed, jax.Array) and not (_is_whole(seed) and 0 <= seed < 2**32):
-    raise ValueError(f"seed={seed!r}: give a whole number from 0 to 2**32 - 1")
+  _check_seed(seed)
   check_optimizer(optimizer)
   _check_params(params)
+  _check_model_state(model_state)
   if not isinstance(alpha_init, jax.core.Tracer):
-    values = np.asarray(alpha_init)
-    if values.shape not in ((), (num_source,)):
-      raise ValueError(
-        f"alpha_init has shape {values.shape}: give one number, or one for each of the {num_source} source examples"
-      )
-    outside = values[~((values >= 0) & (values <= 1))]  # NaN too
-    if outside.size:
-      raise ValueError(f"alpha_init={outside.flat[0]}: weights lie in [0, 1]")
+    _check_weights(np.asarray(alpha_init), num_source)
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -114,16 +107,45 @@ def weights(state: TrainState, num_source: int) -> np.ndarray:
   Raises:
     ValueError: the state has fewer weights.
   """
-  if not 1 <= num_source <= len(state.alpha):
-    raise ValueError(f"num_source={num_source}: the state has {len(state.alpha)} weights, padding included")
-  return arrays.gather(state.alpha)[:num_source]
+  if not calls.is_count(num_source) or num_source > len(state.alpha):
+    raise ValueError(f"num_source={num_source!r}: the state has {len(state.alpha)} weights, padding included")
+  values = arrays.gather(state.alpha)[:num_source]
+  if values[-1] < 0:
+    raise ValueError(f"num_source={num_source}: the state has {np.sum(values >= 0)} weights, and padding from there on")
+  return values
 
 
-def _is_whole(value):
-  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+def _check_seed(seed):
+  if isinstance(seed, jax.Array):
+    if jnp.issubdtype(seed.dtype, jnp.integer) and not seed.ndim and isinstance(seed, jax.core.Tracer):
+      return
+    seed = seed.item() if jnp.issubdtype(seed.dtype, jnp.integer) and not seed.ndim else seed
+  if not calls.is_whole(seed) or not 0 <= seed < 2**32:
+    raise ValueError(f"seed={seed!r}: give a whole number from 0 to 2**32 - 1, and no key")
+
+
+def _check_weights(values, num_source):
+  if values.dtype.kind not in "fiub" and not jnp.issubdtype(values.dtype, jnp.floating):
+    raise ValueError(f"alpha_init={values!r}: give a number, or one for each source example, in [0, 1]")
+  if values.shape not in ((), (num_source,)):
+    raise ValueError(
+      f"alpha_init has shape {values.shape}: give one number, or one for each of the {num_source} source examples"
+    )
+  outside = values[~((values >= 0) & (values <= 1))]  # NaN too
+  if outside.size:
+    raise ValueError(f"alpha_init={outside.flat[0]}: weights lie in [0, 1]")
+
+
+def _check_model_state(model_state):
+  for path, leaf in jax.tree.leaves_with_path(model_state):
+    if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+      name = f"model_state{jax.tree_util.keystr(path)}"
+      raise ValueError(f"{name} is a {type(leaf).__name__}: it is a pytree of arrays; keep the rest in the loss")
 
 
 def _check_params(params):
+  if not jax.tree.leaves(params):
+    raise ValueError(f"params={params!r} holds no array: give those that are trained")
   for path, leaf in jax.tree.leaves_with_path(params):
     name, dtype = f"params{jax.tree_util.keystr(path)}", getattr(leaf, "dtype", None)
     if dtype is None:

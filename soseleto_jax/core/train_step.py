@@ -1,21 +1,20 @@
 """The SOSELETO step (Algorithm 1), as a pure function of arrays."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from soseleto_jax.core import alpha as alpha_lib
-from soseleto_jax.core import axis, trees
+from soseleto_jax.core import axis, calls, trees
 from soseleto_jax.core.alignment import Alignment
 from soseleto_jax.core.alternating import alternating, every
 from soseleto_jax.core.axis import AxisName
 from soseleto_jax.core.forward import Forward, forward
 from soseleto_jax.core.losses import Examples, LossFn, mask_of, summed
+from soseleto_jax.core.rates import Rate, at, check_rate
 from soseleto_jax.core.source_weights import SourceWeights, alpha_itself
 from soseleto_jax.core.step import Metrics, Step, as_float32
 from soseleto_jax.core.sufficient_step import step_metrics, sufficient_alpha_step
@@ -23,8 +22,6 @@ from soseleto_jax.core.target_descent import TargetDescent, target_gradient
 from soseleto_jax.core.train_state import TrainState, check_optimizer
 
 PUBLISHED = Alignment()
-
-Rate = float | Callable[[Any], Any]  # or an optax schedule
 
 
 def make_train_step(
@@ -97,13 +94,23 @@ def make_train_step(
     before.
 
   Raises:
-    ValueError: a step size that is no number of at least 0 and no schedule, an optimizer that is none. When traced: a
-      batch that is no mapping of arrays, losses that are not one per example, a missing "index", "jvp" through a
-      `jax.custom_vjp`.
+    ValueError: a step size that is no number of at least 0 and no schedule, an optimizer that is none, arguments of
+      other types. When traced: a batch that is no mapping of arrays, losses that are not one per example, a missing
+      "index", marks that do not fit the parameters, "jvp" through a `jax.custom_vjp`.
   """
-  _check_rate("alpha_step_size", alpha_step_size)
+  for name, loss in (("source_loss", source_loss), ("target_loss", target_loss)):
+    if not callable(loss):
+      raise ValueError(f"{name}={loss!r}: give a function (params, batch, rng) -> losses [B]")
+  if not isinstance(alignment, Alignment):
+    raise ValueError(f"alignment={alignment!r}: give an Alignment, such as Alignment(); make_joint_step takes none")
+  if target_descent is not None and not isinstance(target_descent, TargetDescent):
+    raise ValueError(f"target_descent={target_descent!r}: give a TargetDescent, such as TargetDescent(True), or None")
+  if source_weights is not None:
+    cure = f"what makes one wants to be called, {calls.name_of(source_weights)}(...)"
+    calls.check_takes(source_weights, ("alpha", "step"), "source_weights", cure, "burn_in(100)")
+  check_rate("alpha_step_size", alpha_step_size)
   if lookahead is not None:
-    _check_rate("lookahead", lookahead)
+    check_rate("lookahead", lookahead)
   _check_turns(alpha_every, alpha_until)
   rule = _Rule(
     source_loss,
@@ -176,7 +183,8 @@ class _Rule:
     alpha_b, valid, rows = alpha_lib.read_batch(state.alpha, source_batch, axis_name)
     examples = Examples(source_batch, valid, source_rng, model_state, axis_name)
     target = Examples(target_batch, mask_of(target_batch), target_rng, model_state, axis_name)
-    weights = self.weights_of(alpha_b, step)
+    self._check_marks(state.params)
+    weights = self._weights(alpha_b, step)
     metrics = {"valid_rows": axis.total(jnp.sum(valid), axis_name)}
 
     # g_t, the target's gradient, at the parameters, before the source's pass, or ahead of them, after it.
@@ -184,19 +192,19 @@ class _Rule:
     if self.lookahead is None:
       steering = self._steer(point, target, metrics)
       if self.alignment is not None:
-        waiting = _after(metrics["target_grad_norm"], source_batch)
+        waiting = _after(metrics["target_grad_norm"], dict(source_batch))
         examples = dataclasses.replace(examples, batch=waiting)
     source = forward(examples.bind(self.source_loss, "source_loss"), axis.varying(state.params, axis_name))
     if self.lookahead is not None:
       gradient = _weighted_gradient(source, weights, examples)
-      point = trees.add(state.params, gradient, -_at(self.lookahead, step))
+      point = trees.add(state.params, gradient, -at(self.lookahead, step))
       steering = self._steer(point, target, metrics)
 
     # q, the product of each source gradient with it, by which alpha moves.
     alpha = state.alpha
     if self.alignment is not None:
       q, products = self.alignment.of(source, self.source_loss, examples, steering[1])
-      step_size = _at(self.alpha_step_size, step)
+      step_size = at(self.alpha_step_size, step)
       delta = step_size * q
       delta = jnp.where(jnp.isfinite(source.losses + delta), delta, 0.0)
       alpha, alpha_b = alpha_lib.add_and_clip(state.alpha, rows, delta, axis_name)
@@ -205,7 +213,7 @@ class _Rule:
 
     # g, the gradient that the parameters descend.
     if self.alpha_first:
-      weights = self.weights_of(alpha_b, step)
+      weights = self._weights(alpha_b, step)
     if self.alpha_first or self.lookahead is None:
       gradient = _weighted_gradient(source, weights if self.alignment is None else _after(q, weights), examples)
     loss = source_mean = axis.masked_mean(weights * source.losses, valid, axis_name)
@@ -221,6 +229,17 @@ class _Rule:
     }
     model_state = axis.merged_state(source.model_state, model_state, valid, axis_name)
     return gradient, state.replace(alpha=alpha, model_state=model_state), as_float32(metrics)
+
+  def _weights(self, alpha_b: jax.Array, step: jax.Array) -> jax.Array:
+    weights = self.weights_of(alpha_b, step)
+    if getattr(weights, "shape", None) not in ((), alpha_b.shape):
+      raise ValueError(f"source_weights returned {weights!r}: return one weight for each row, {alpha_b.shape}")
+    return weights
+
+  def _check_marks(self, params: Any) -> None:
+    for name, chosen in (("Alignment", self.alignment), ("TargetDescent", self.target_descent)):
+      if chosen is not None:
+        trees.check_fits(chosen.params, params, f"{name}.params")
 
   def _steer(self, point: Any, target: Examples, metrics: Metrics) -> Any:
     """Returns value and gradient of the loss that steers, and takes note of them; None where nothing needs them."""
@@ -247,35 +266,23 @@ def _weighted_gradient(source: Forward, weights: jax.Array, examples: Examples) 
 
 
 def _after(done: jax.Array, tree: Any) -> Any:
-  """Returns the numbers of a tree, which now wait for what is done first; NaN, or 0, where that is NaN.
+  """Returns the numbers of a tree, which now wait for what is done first.
 
   XLA then takes the passes one after the other, and the tangent pass beside the forward pass, and does not keep the
   arrays of all of them. (`jax.lax.optimization_barrier` is gone when XLA schedules a program for CPUs.)
   """
+  never = done > jnp.inf  # which XLA does not know
 
   def wait(leaf):
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       return leaf
-    instead = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
-    return jnp.where(jnp.isnan(done), jnp.asarray(instead, leaf.dtype), leaf)
+    return jnp.where(never, jnp.zeros_like(leaf), leaf)
 
   return jax.tree.map(wait, tree)
 
 
-def _check_rate(name: str, rate: Any) -> None:
-  """Raises ValueError for what is neither a number of at least 0 nor a schedule; arrays may be traced."""
-  if callable(rate) or isinstance(rate, jax.Array):
-    return
-  if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not rate >= 0:
-    raise ValueError(f"{name}={rate!r}: give a number, 0 or more, or a schedule, a function of the step")
-
-
 def _check_turns(alpha_every: Any, alpha_until: Any) -> None:
-  if not isinstance(alpha_every, (int, np.integer)) or isinstance(alpha_every, bool) or alpha_every < 1:
+  if not calls.is_count(alpha_every):
     raise ValueError(f"alpha_every={alpha_every!r}: give a whole number of steps, 1 for each step")
-  if alpha_until is not None and (not isinstance(alpha_until, (int, np.integer)) or alpha_until < 1):
+  if alpha_until is not None and not calls.is_count(alpha_until):
     raise ValueError(f"alpha_until={alpha_until!r}: give a whole number of steps, or None for all of them")
-
-
-def _at(rate: Rate, step: jax.Array) -> Any:
-  return rate(step) if callable(rate) else rate

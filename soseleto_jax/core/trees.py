@@ -32,6 +32,27 @@ def check_marks(marks: Any, name: str) -> None:
     raise ValueError(f"{name}={marks!r} marks no leaf of params; mark one at least, or leave it out")
 
 
+def check_fits(marks: Any, params: Any, name: str) -> None:
+  """Raises ValueError unless `marks` have the structure of `params`, or of its upper part; None fits."""
+  if marks is None:
+    return
+  try:
+    jax.tree.broadcast(marks, params)
+  except ValueError as error:
+    marked = [path for path, _ in jax.tree.leaves_with_path(marks)]
+    leaves = [path for path, _ in jax.tree.leaves_with_path(params)]
+    strays = [path for path in marked if not any(leaf[: len(path)] == path for leaf in leaves)]
+    missing = [leaf for leaf in leaves if not any(leaf[: len(path)] == path for path in marked)]
+    what = "its containers are of other types"
+    if strays:
+      what = f"params has no {jax.tree_util.keystr(strays[0])}"
+    elif missing:
+      what = f"it says nothing of params{jax.tree_util.keystr(missing[0])}"
+    raise ValueError(
+      f"{name} does not fit params, {what}: give bools in a tree of the structure of params or of its upper part"
+    ) from error
+
+
 def fill(selected: Any, tree: Any) -> Any:
   """Returns `selected` with the leaves of `tree` in place of None."""
   return jax.tree.map(lambda leaf, other: other if leaf is None else leaf, selected, tree, is_leaf=is_none)

@@ -116,6 +116,8 @@ def test_the_key_reaches_the_loss(contraction):
     ({"microbatch_size": 2}, "microbatch_size=2 with contraction='auto'"),
     ({"contraction": "vmap_grad", "microbatch_size": 0}, "microbatch_size=0.*at least 1"),
     ({"contraction": "vmap_grad", "microbatch_size": -3}, "microbatch_size=-3"),
+    ({"contraction": "vmap_grad", "microbatch_size": 2.5}, "microbatch_size=2.5.*a whole number"),
+    ({"contraction": "vmap_grad", "microbatch_size": True}, "microbatch_size=True.*a whole number"),
   ],
 )
 def test_errors_for_options(options, message):
@@ -166,9 +168,9 @@ def test_as_published_q_is_the_product_with_the_target_gradient():
 
 def test_the_direction_is_made_of_the_leaves_that_take_part():
   g_target = {"w": (jnp.ones(2), jnp.ones(1)), "b": jnp.zeros(3)}
-  seen = []
-  alignment = Alignment(params={"w": (False, True), "b": True}, direction=lambda g: seen.append(g) or "another")
-  assert _of(alignment, g_target)[1] == "another"
+  seen, another = [], {"w": (None, 7 * jnp.ones(1)), "b": jnp.ones(3)}
+  alignment = Alignment(params={"w": (False, True), "b": True}, direction=lambda g: seen.append(g) or another)
+  assert _of(alignment, g_target)[1] is another
   assert seen[0]["w"][0] is None and seen[0]["w"][1] is g_target["w"][1] and seen[0]["b"] is g_target["b"]
 
 

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,22 +68,47 @@ def test_bind_hands_on_batch_mask_and_key(mask, seen):
 
 @pytest.mark.parametrize("model_state", [None, 10])
 @pytest.mark.parametrize(
-  "reshape, shape",
+  "reshape, what",
   [
-    (jnp.mean, r"\(\)"),
-    (lambda v: v[:, None], r"\(3, 1\)"),
-    (lambda v: v[:2], r"\(2,\)"),
-    (lambda v: None, "NoneType"),
+    (jnp.mean, r"shape \(\)"),
+    (lambda v: v[:, None], r"shape \(3, 1\)"),
+    (lambda v: v[:2], r"shape \(2,\)"),
+    (lambda v: None, "a NoneType"),
   ],
 )
-def test_error_for_losses_that_are_not_one_per_example(model_state, reshape, shape):
+def test_error_for_losses_that_are_not_one_per_example(model_state, reshape, what):
   def loss(params, batch, rng, *state):
     values = reshape(row_sums(params, batch, rng))
     return (values, *state) if state else values
 
-  with pytest.raises(
-    ValueError, match=rf"my_loss returned shape {shape} for a batch of 3: return one loss per example"
-  ):
+  with pytest.raises(ValueError, match=rf"my_loss returned {what} for a batch of 3: return one loss per example"):
+    examples(model_state=model_state).bind(loss, "my_loss")(2)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64])
+def test_error_for_losses_that_are_no_floats(dtype):
+  with pytest.raises(ValueError, match=f"my_loss returned dtype {np.dtype(dtype)}: return floats"):
+    examples().bind(lambda *args: row_sums(*args).astype(dtype), "my_loss")(2)
+
+
+def test_losses_of_half_precision_are_taken_in_float32():
+  """So that means, and inner products, are not of bfloat16; double precision stays."""
+  for dtype in (jnp.bfloat16, np.float16, np.float64):
+    values, _ = examples().bind(lambda *args, dtype=dtype: row_sums(*args).astype(dtype), "my_loss")(2)
+    assert values.dtype == (np.float64 if dtype is np.float64 else np.float32) and values.tolist() == [6, 14, 22]
+
+
+@pytest.mark.parametrize(
+  "loss, model_state, message",
+  [
+    (with_state, None, r"my_loss=with_state does not take \(params, batch, rng\): .*only there"),
+    (row_sums, 10, r"my_loss=row_sums does not take \(params, batch, rng, model_state\): the train state has a"),
+    (None, 10, r"my_loss=None: give a function of \(params, batch, rng, model_state\)"),
+  ],
+  ids=["four", "three", "None"],
+)
+def test_error_for_a_loss_of_other_arguments(loss, model_state, message):
+  with pytest.raises(ValueError, match=message):
     examples(model_state=model_state).bind(loss, "my_loss")(2)
 
 
@@ -95,12 +122,13 @@ def test_error_for_losses_with_something_beside_them():
 @pytest.mark.parametrize(
   "result, message",
   [
-    (lambda values, state: values, r"my_loss returned a ArrayImpl: in a train state with a model_state a loss returns"),
+    (lambda values, state: values, r"my_loss returned one array: in a train state with a model_state a loss returns"),
     (lambda values, state: (values, state, {}), r"my_loss returned a tuple: in a train state with a model_state"),
     (lambda values, state: (values, {"mean": 1}), "my_loss returned a model_state with the structure .*'mean'"),
     (lambda values, state: (values, None), "my_loss returned a model_state with the structure"),
+    (lambda values, state: (values, values), r"my_loss returned a model_state of shape \(3,\): it has that .* \(\)"),
   ],
-  ids=["none", "three", "another", "None"],
+  ids=["none", "three", "another", "None", "rows"],
 )
 def test_error_for_another_model_state(result, message):
   loss = lambda params, batch, rng, state: result(row_sums(params, batch, rng), state)
@@ -112,15 +140,29 @@ def test_error_for_another_model_state(result, message):
   "batch, message",
   [
     ((np.ones((3, 2)), np.ones(3)), "batch is a tuple: give a mapping of arrays by name"),
-    ({"x": np.ones((3, 2)), "label": [0, 1, 2]}, r"batch\['label'\]\[0\] is a int: give NumPy or JAX arrays"),
+    ({"x": np.ones((3, 2)), "label": [0, 1, 2]}, r"batch\['label'\] is a list of numbers: give one NumPy or JAX array"),
+    ({"a": {"x": [[0.5, 1.0]] * 3}}, r"batch\['a'\]\['x'\] is a list of numbers: give one NumPy or JAX array"),
     ({"x": np.ones((3, 2)), "nested": {"scale": 0.5}}, r"batch\['nested'\]\['scale'\] is a float: give NumPy"),
   ],
-  ids=["tuple", "list", "number"],
+  ids=["tuple", "list", "rows", "number"],
 )
 @pytest.mark.parametrize("read", [losses.batch_size_of, losses.mask_of])
 def test_error_for_what_is_no_mapping_of_arrays(read, batch, message):
   with pytest.raises(ValueError, match=message):
     read(batch)
+  if "list" in message:  # of which jax.jit makes arrays
+    with pytest.raises(ValueError, match=message):
+      jax.eval_shape(read, batch)
+
+
+@pytest.mark.parametrize("read", [losses.batch_size_of, losses.mask_of])
+def test_error_for_a_batch_without_rows(read):
+  with pytest.raises(ValueError, match=r"shapes \{'x': \(0, 2\)\}: every array needs the same leading axis, one row"):
+    read({"x": np.ones((0, 2))})
+
+
+def test_a_mapping_of_any_kind():
+  assert losses.batch_size_of(types.MappingProxyType(BATCH)) == 3
 
 
 def test_summed():
@@ -136,5 +178,5 @@ def test_summed():
 )
 def test_a_mask_is_one_bool_for_each_row(mask):
   """Floats would weigh: 0.5 everywhere doubles a mean."""
-  with pytest.raises(ValueError, match=r"batch\['mask'\] has dtype .* it is bool \(3,\)"):
+  with pytest.raises(ValueError, match=r"batch\['mask'\] has dtype .* give bool \(3,\), .*mask.astype\(bool\)"):
     losses.mask_of({"x": np.ones((3, 2)), "mask": mask})

@@ -220,6 +220,13 @@ def test_joint_training():
   assert (metrics["skipped_rows"], metrics["skipped_step"]) == (2, 0)
 
 
+def test_error_for_what_is_no_step():
+  step = make_plain_step(problems.tanh_loss(), optax.sgd(1.0))
+  for other in (jax.jit(step), lambda state, batch: (state, {})):
+    with pytest.raises(ValueError, match="give a Step, as make_train_step returns it, before jax.jit"):
+      skip_nonfinite(other)
+
+
 def test_a_step_of_ones_own():
   """That names no losses and has no metrics: rows are told by their inputs, and what is not finite even so rests."""
 

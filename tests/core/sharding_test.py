@@ -363,6 +363,25 @@ def test_parameters_that_are_split_over_another_axis_stay_so(x64):
   np.testing.assert_allclose(np.asarray(placed.alpha)[:N], expected.alpha, rtol=1e-6)
 
 
+def test_of_what_is_split_over_data_too_the_other_axis_stays():
+  mesh, state, _ = _split_over_model(jax.devices("cpu")[:D])
+  both = {"w": P("data", "model"), "b": P(("data", "model")), "classifier": P(None, None)}
+  params = {
+    name: jax.device_put(leaf, NamedSharding(mesh, both[name]))
+    for name, leaf in state.params.items()
+    if name != "classifier"
+  }
+  placed = shard_train_state(state.replace(params=params), mesh).params
+  assert {name: leaf.sharding.spec for name, leaf in placed.items()} == {"w": P(None, "model"), "b": P("model")}
+
+
+def test_error_for_parameters_that_are_split_over_another_mesh():
+  devices = jax.devices("cpu")[:D]
+  _, state, _ = _split_over_model(devices)
+  with pytest.raises(ValueError, match=r"array \(8, 3\) of the state is split over \('model',\) of another mesh"):
+    shard_train_state(state, make_mesh(devices))
+
+
 def test_state_specs_are_what_a_shard_map_of_ones_own_needs():
   assert sharding.state_specs() == sharding.STATE_SPECS
   names = ("rows", "model")
@@ -381,6 +400,8 @@ def test_errors_of_mapping():
       call()
   with pytest.raises(ValueError, match="step has axis_name=None: make it with axis_name='data'"):
     shard_train_step(make_plain_step(problems.tanh_loss(), optax.sgd(0.1)), mesh)
+  with pytest.raises(ValueError, match="step has axis_name=None: make it with axis_name='data'"):
+    shard_train_step(jax.jit(make_plain_step(problems.tanh_loss(), optax.sgd(0.1))), mesh)
   with pytest.raises(ValueError, match="step has axis_name='rows'"):
     shard_train_step(make_plain_step(problems.tanh_loss(), optax.sgd(0.1), axis_name="rows"), mesh)
   with pytest.raises(ValueError, match="shard_params=True with a plain function: give a Step"):

@@ -46,6 +46,8 @@ def test_alpha_init(alpha_init):
     (np.zeros(3), r"alpha_init has shape \(3,\).*4 source examples"),
     (np.zeros((4, 1)), r"alpha_init has shape \(4, 1\)"),
     (np.zeros(1), r"alpha_init has shape \(1,\)"),
+    ("half", "alpha_init=array.'half'.*: give a number"),
+    (None, "alpha_init=array.None.*: give a number"),
   ],
 )
 def test_errors_for_alpha_init(alpha_init, message):
@@ -65,6 +67,18 @@ def test_error_for_a_seed(seed):
     _init(seed=seed)
 
 
+@pytest.mark.parametrize("make", [lambda: jax.random.key(0), lambda: jax.random.PRNGKey(0), lambda: jnp.float32(1.5)])
+def test_error_for_a_seed_that_is_a_key_or_no_whole_number(make):
+  for init in (lambda seed: _init(seed=seed), jax.jit(lambda seed: _init(seed=seed))):
+    with pytest.raises(ValueError, match="seed=(?s:.*): give a whole number from 0 to 2.*, and no key"):
+      init(make())
+
+
+def test_error_for_a_seed_on_the_device_below_0():
+  with pytest.raises(ValueError, match="seed=-1: give a whole number"):
+    _init(seed=jnp.int32(-1))
+
+
 def test_seeds_up_to_the_last():
   for seed in (0, 2**32 - 1, np.int64(7)):
     assert int(_init(seed=seed).seed) == seed
@@ -77,11 +91,17 @@ def test_seeds_up_to_the_last():
     ({"mask": np.ones(3, bool)}, r"params\['mask'\] has dtype bool"),
     ({"layer": {"activation": jax.nn.relu}}, r"params\['layer'\]\['activation'\] is a .*: params is a pytree of"),
     ({"w": [0.5, 1.0]}, r"params\['w'\]\[0\] is a float"),
+    ({"w": None}, r"params=\{'w': None\} holds no array"),
   ],
 )
 def test_errors_for_params(params, message):
   with pytest.raises(ValueError, match=message):
     init_train_state(params, optax.sgd(0.1), 4)
+
+
+def test_error_for_a_model_state_of_what_is_no_array():
+  with pytest.raises(ValueError, match=r"model_state\['name'\] is a str: it is a pytree of arrays"):
+    _init(model_state={"mean": 0.0, "name": "norm"})
 
 
 def test_error_for_an_optimizer_that_is_a_number():
@@ -117,6 +137,10 @@ def test_weights_are_those_of_the_examples():
   problems.assert_same_bits(weights(state, 3), alpha)
   with pytest.raises(ValueError, match="num_source=5: the state has 3 weights"):
     weights(state, 5)
+  with pytest.raises(ValueError, match="num_source=3.0: the state has"):
+    weights(state, 3.0)
+  with pytest.raises(ValueError, match="num_source=4: the state has 3 weights, and padding from there on"):
+    weights(shard_train_state(state, make_mesh(jax.devices("cpu")[:2])), 4)
 
 
 def test_is_a_frozen_pytree():

@@ -14,6 +14,7 @@ from soseleto_jax import (
   burn_in,
   center_by_class,
   init_train_state,
+  make_joint_step,
   make_mesh,
   make_plain_step,
   make_train_step,
@@ -21,6 +22,7 @@ from soseleto_jax import (
   scale_by_std,
   shard_train_state,
   shard_train_step,
+  sharpened,
 )
 from tests import problems
 
@@ -180,6 +182,17 @@ def test_a_row_whose_loss_or_alignment_is_not_finite_keeps_its_weight():
   problems.assert_same_bits(np.delete(after, 3), np.delete(alpha, 3))
   np.testing.assert_allclose(after[3], 0.8, rtol=1e-6)
   assert np.isnan(metrics["alignment_mean"]) and np.isnan(state.params)
+
+
+def test_what_is_not_finite_of_the_target_moves_no_weight_and_no_parameter():
+  """The parameters then descend the source, as with no alignment; neither does a transform that has no number."""
+  expected, _ = problems.jit(make_joint_step(LOSS, LOSS, OPTIMIZER, target_weight=0))(_state(), _source(), _target())
+  nowhere = Alignment(transforms=(lambda q, losses, batch, axis_name: jnp.nan * q,))
+  for spoil, options in ((np.nan, {}), (1, {"alignment": nowhere}), (1, {"alignment": nowhere, "lookahead": 0.1})):
+    state, metrics = problems.jit(_step(**options))(_state(), _source(), {**_target(), "x": spoil * _target()["x"]})
+    assert np.isnan(metrics["alignment_mean"])
+    problems.assert_same_bits(state.alpha, jnp.asarray(_state().alpha))
+    problems.assert_close(state.params, expected.params)
 
 
 # What the step reduces to, and what drives it.
@@ -571,11 +584,61 @@ def test_error_for_losses_of_another_shape(reshape):
     ({"alpha_step_size": "0.1"}, "alpha_step_size='0.1': give a number"),
     ({"lookahead": -1}, "lookahead=-1: give a number"),
     ({"optimizer": 0.1}, "optimizer=0.1: give an optax transformation"),
+    ({"alpha_step_size": np.inf}, "alpha_step_size=inf: give a number"),
+    ({"alpha_step_size": jnp.float32(-1)}, "alpha_step_size=Array.-1.*: give a number"),
+    ({"alpha_step_size": jnp.zeros(2)}, "alpha_step_size=Array.*: give a number"),
+    ({"lookahead": lambda: 0.1}, r"lookahead=<lambda> does not take \(step\): a schedule is a function of the step"),
+    ({"alpha_every": True}, "alpha_every=True: give a whole number"),
+    ({"alpha_until": True}, "alpha_until=True: give a whole number"),
+    ({"source_loss": None}, "source_loss=None: give a function"),
+    ({"target_loss": 3}, "target_loss=3: give a function"),
+    ({"alignment": None}, "alignment=None: give an Alignment"),
+    ({"alignment": {"w": True}}, "alignment={'w': True}: give an Alignment"),
+    ({"target_descent": {"w": True}}, "target_descent={'w': True}: give a TargetDescent"),
+    ({"source_weights": 0.5}, r"source_weights=0.5: give a function of \(alpha, step\), such as burn_in"),
+    ({"source_weights": sharpened}, r"source_weights=sharpened does not take .* sharpened\(...\)"),
   ],
 )
 def test_errors_when_built(options, message):
+  arguments = {"source_loss": LOSS, "target_loss": LOSS, "optimizer": OPTIMIZER, "alpha_step_size": 0.1}
   with pytest.raises(ValueError, match=message):
-    make_train_step(LOSS, LOSS, **({"optimizer": OPTIMIZER, "alpha_step_size": 0.1} | options))
+    make_train_step(**(arguments | options))
+
+
+@pytest.mark.parametrize(
+  "make, message",
+  [
+    (lambda: burn_in(None), r"burn_in\(num_steps=None\): give a number of steps"),
+    (lambda: burn_in(-1), r"burn_in\(num_steps=-1\)"),
+    (lambda: burn_in(1, -0.5), r"burn_in\(weight=-0.5\): give a number"),
+    (lambda: burn_in(1, then=0.5), r"burn_in\(then\)=0.5: give a function of \(alpha, step\)"),
+    (lambda: sharpened(-1), r"sharpened\(gain=-1\): give a number"),
+    (lambda: TargetDescent(True, weight="1"), "TargetDescent.weight='1': give a number"),
+    (lambda: make_joint_step(LOSS, LOSS, OPTIMIZER, target_weight=None), "TargetDescent.weight=None: give a number"),
+  ],
+)
+def test_errors_for_weights(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
+
+
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({"source_weights": burn_in}, r"source_weights returned <function .*: return one weight for each row, \(6,\)"),
+    ({"source_weights": lambda alpha, step: alpha[:2]}, r"source_weights returned .*, \(6,\)"),
+    (
+      {"alignment": Alignment(params={"head": True})},
+      r"Alignment.params does not fit params, params has no \['head'\]",
+    ),
+    ({"target_descent": TargetDescent({"w": True})}, r"TargetDescent.params .* it says nothing of params\['b'\]"),
+    ({"alignment": Alignment(direction=lambda g: None)}, "Alignment.direction returned arrays of shapes None: return"),
+    ({"alignment": Alignment(direction=lambda g: g["w"])}, r"Alignment.direction returned arrays of shapes \(4, 5\)"),
+  ],
+)
+def test_errors_when_traced(options, message):
+  with pytest.raises(ValueError, match=message):
+    _call(**options)
 
 
 def test_step_sizes_may_be_arrays():
@@ -615,11 +678,19 @@ def test_errors_for_marks(make, name, marks, message):
     ({"transforms": "scale_by_std"}, "transforms='scale_by_std': give a tuple of functions"),
     ({"transforms": scale_by_std()}, "transforms=<function .*: give a tuple of functions"),
     ({"direction": "orthogonal"}, "direction='orthogonal': give a function"),
+    ({"direction": scale_by_std()}, r"direction=transform does not take \(gradient\)"),
   ],
 )
 def test_errors_for_an_alignment(options, message):
   with pytest.raises(ValueError, match=message):
     Alignment(**options)
+
+
+def test_error_for_batches_that_are_no_mappings():
+  source, target = _source(), _target()
+  for batches in ((tuple(source.values()), target), (source, tuple(target.values())), (source["x"], target)):
+    with pytest.raises(ValueError, match="batch is a .*: give a mapping of arrays by name"):
+      jax.eval_shape(_step(), _state(), *batches)
 
 
 def test_error_for_a_missing_index():

@@ -43,6 +43,26 @@ def test_either(marks, others, expected):
   assert trees.either(marks, others, TREE) == expected
 
 
+@pytest.mark.parametrize(
+  "marks, message",
+  [
+    ({**MARKS, "tail": True}, r"params has no \['tail'\]"),
+    ({"body": True, "head": {"v": True}}, r"params has no \['head'\]\['v'\]"),
+    ({"body": (True,), "head": True}, r"it says nothing of params\['body'\]\[1\]"),
+    ({"head": True}, r"it says nothing of params\['body'\]\[0\]"),
+    ({"body": [True, True], "head": True}, "its containers are of other types"),
+  ],
+)
+def test_marks_that_do_not_fit(marks, message):
+  with pytest.raises(ValueError, match=f"my_marks does not fit params, {message}: give bools"):
+    trees.check_fits(marks, TREE, "my_marks")
+
+
+@pytest.mark.parametrize("marks", [None, True, False, MARKS, {"body": (True, False), "head": {"w": True, "b": None}}])
+def test_marks_that_fit(marks):
+  trees.check_fits(marks, TREE, "my_marks")
+
+
 def test_add():
   """In the dtypes of what is added to; None adds nothing, to the bit."""
   tree = {"a": jnp.bfloat16([1, 2]), "b": np.float32(-0.0), "c": np.float32([5])}
