@@ -27,5 +27,19 @@ def test_section(heading):
     assert any(marked) and not all(marked)
 
 
+def test_nnx_dropout_may_draw_by_the_key_of_the_step():
+  """As the page says, by the name of its stream."""
+  names = pages.run_section(PAGE, "Flax NNX")
+  net = names["nnx"].merge(names["graph"], names["params"], names["rest"], copy=True)
+  net.train()
+
+  def logits(seed):
+    names["nnx"].reseed(net, dropout=jax.random.key(seed))
+    return np.asarray(net(names["x"]))
+
+  first, second, again = map(logits, (0, 1, 0))
+  assert np.any(first != second) and np.array_equal(first, again)
+
+
 def test_the_frameworks():
   assert len(pages.sections(PAGE)) == 8

@@ -42,6 +42,7 @@ _VARIANTS = {
   "vjp": dict(alignment=Alignment(contraction="vjp")),
   "vmap_grad": dict(alignment=Alignment(contraction="vmap_grad")),
 }
+flags.register_validator("steps", lambda names: set(names) <= _VARIANTS.keys(), f"choose of {', '.join(_VARIANTS)}")
 
 
 def make_steps(batch_size, target_batch_size, hidden):

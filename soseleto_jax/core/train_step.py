@@ -83,8 +83,8 @@ def make_train_step(
 
   Returns:
     `step(state, source_batch, target_batch) -> (state, metrics)`, a pure function, as a `Step`. `source_batch` is a
-    mapping with "index", integers `[B]`, the rows of `alpha`; both batches may hold "mask", bool; the rest is the
-    losses' own, each array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss"
+    mapping with "index", integers `[B]`, the rows of `alpha` (and no hashes: of int64 JAX keeps 32 bits); both batches
+    may hold "mask", bool; the rest is the losses' own, each array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss"
     (weighted, with the weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its
     update), "alignment_mean" (of q as it updates `alpha`), "alpha_step_size" (s) and "alpha_step_bound" (the s that
     Appendix C asks for: `soseleto_jax.core.sufficient_step`), "grad_norm" (of g), "target_grad_norm" (of g_t over the
