@@ -14,7 +14,7 @@ from soseleto_jax.core.alternating import alternating
 from soseleto_jax.core.axis import AxisName
 from soseleto_jax.core.forward import forward
 from soseleto_jax.core.losses import Examples, batch_size_of, mask_of
-from soseleto_jax.core.step import Step
+from soseleto_jax.core.step import Step, with_extra_args
 from soseleto_jax.core.train_state import TrainState
 
 
@@ -115,7 +115,7 @@ def _emptied(alpha, index, rows, axis_name):
 def _resting_where_not_finite(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
   """Returns the optimizer, which for a gradient that is not finite moves neither the parameters nor its state."""
 
-  optimizer = optax.with_extra_args_support(optimizer)
+  optimizer = with_extra_args(optimizer)
 
   def update(gradient, state, params=None, **extra):
     updates, new_state = optimizer.update(gradient, state, params, **extra)

@@ -1,6 +1,7 @@
 """A train step in two parts, and the one of ordinary training."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,7 @@ class Step:
       ValueError: the optimizer searches along a line, for which it would evaluate the loss again.
     """
     value = {} if metrics is None or "loss" not in metrics else {"value": metrics["loss"]}
-    optimizer = optax.with_extra_args_support(self.optimizer)
+    optimizer = with_extra_args(self.optimizer)
     try:
       updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, **value)
     except TypeError as error:
@@ -78,6 +79,20 @@ class Step:
       ) from error
     params = optax.apply_updates(state.params, updates)
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+
+
+def with_extra_args(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+  """`optax.with_extra_args_support`, also for those that take some extra arguments alone, as `optax.contrib.sam`."""
+  optimizer = optax.with_extra_args_support(optimizer)
+  parameters = inspect.signature(optimizer.update).parameters
+  if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    return optimizer
+
+  def update(gradient, state, params=None, **extra):
+    known = {name: value for name, value in extra.items() if name in parameters}
+    return optimizer.update(gradient, state, params, **known)
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def make_plain_step(

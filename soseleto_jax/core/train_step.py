@@ -84,14 +84,14 @@ def make_train_step(
   Returns:
     `step(state, source_batch, target_batch) -> (state, metrics)`, a pure function, as a `Step`. `source_batch` is a
     mapping with "index", integers `[B]`, the rows of `alpha` (and no hashes: of int64 JAX keeps 32 bits); both batches
-    may hold "mask", bool; the rest is the losses' own, each array with a leading axis of one row per example. `metrics` are float32 scalars: "source_loss"
-    (weighted, with the weights of the parameter update), "target_loss", "alpha_mean" (of the batch, after its
-    update), "alignment_mean" (of q as it updates `alpha`), "alpha_step_size" (s) and "alpha_step_bound" (the s that
-    Appendix C asks for: `soseleto_jax.core.sufficient_step`), "grad_norm" (of g), "target_grad_norm" (of g_t over the
-    leaves that it is needed for), "loss" (what the parameters descend: "source_loss", and the target's with its weight
-    where they descend it), "valid_rows" (how many source rows count). After the step, `model_state` is what the source
-    loss returned, of several devices as `soseleto_jax.core.axis.merged_state` says; the target loss reads the one
-    before.
+    may hold "mask", bool; the rest is the losses' own, each array with a leading axis of one row per example. `metrics`
+    are float32 scalars: "source_loss" (weighted, with the weights of the parameter update), "target_loss", "alpha_mean"
+    (of the batch, after its update), "alignment_mean" (of q as it updates `alpha`), "alpha_step_size" (s) and
+    "alpha_step_bound" (the s that Appendix C asks for: `soseleto_jax.core.sufficient_step`), "grad_norm" (of g),
+    "target_grad_norm" (of g_t over the leaves that it is needed for), "loss" (what the parameters descend:
+    "source_loss", and the target's with its weight where they descend it), "valid_rows" (how many source rows count).
+    After the step, `model_state` is what the source loss returned, of several devices as
+    `soseleto_jax.core.axis.merged_state` says; the target loss reads the one before.
 
   Raises:
     ValueError: a step size that is no number of at least 0 and no schedule, an optimizer that is none, arguments of

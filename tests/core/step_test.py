@@ -90,6 +90,24 @@ def test_optimizers_that_want_to_know_the_loss(x64, optimizer, make):
     problems.assert_close(state.params, params, rtol=1e-4)  # the weights are float32
 
 
+def test_an_optimizer_that_takes_other_arguments_alone():
+  """As optax.contrib.sam, which wants a function for the gradient and no loss."""
+  sam = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), sync_period=2)
+  loss, state = problems.tanh_loss(), init_train_state(problems.tanh_params(), sam, N)
+  step = make_train_step(loss, loss, sam, alpha_step_size=0.1)
+  batches = problems.batch(0, 6, index=np.arange(6)), problems.batch(1, 4)
+  for one in (step, skip_nonfinite(step)):
+    assert jax.eval_shape(one, state, *batches)[0].params.keys() == state.params.keys()
+
+  def update(gradient, state, params=None, *, value=0.0):
+    return jax.tree.map(lambda leaf: value * leaf, gradient), state
+
+  wants = optax.GradientTransformationExtraArgs(lambda params: (), update)
+  ones = {"w": jnp.ones(2)}
+  after = Step(None, wants).descend(init_train_state(ones, wants, N), ones, {"loss": 3.0})
+  assert after.params["w"].tolist() == [4, 4]
+
+
 def test_error_for_a_search_along_a_line():
   step = make_plain_step(problems.tanh_loss(), optax.lbfgs())
   state = init_train_state(problems.tanh_params(), optax.lbfgs(), N)
