@@ -72,7 +72,7 @@ def _own(leaf, mesh):
     ValueError: it is split so over another mesh.
   """
   sharding = getattr(leaf, "sharding", None)
-  if not isinstance(sharding, NamedSharding):
+  if not isinstance(sharding, NamedSharding) or isinstance(leaf, jax.core.Tracer):
     return None
   spec = P(*map(_without_data, sharding.spec))
   if all(part is None for part in spec):
@@ -203,9 +203,10 @@ def map_over_devices(step: Any, mesh: Mesh, specs: Any, shard_params: bool = Fal
   # Where other axes are explicit, JAX 0.12 fails on scalars in a part that is mapped over "data" alone.
   names = set(mesh.axis_names) if AxisType.Explicit in mesh.axis_types else {AXIS}
   if not shard_params:
-    return jax.shard_map(
+    whole_step = jax.shard_map(
       step, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(STATE_SPECS, P()), axis_names=names
     )
+    return _gathering(whole_step, mesh) if AxisType.Explicit in mesh.axis_types else whole_step
   mapped = jax.shard_map(
     step.gradients, mesh=mesh, in_specs=(STATE_SPECS, *specs), out_specs=(P(), STATE_SPECS, P()), axis_names=names
   )
@@ -222,6 +223,22 @@ def map_over_devices(step: Any, mesh: Mesh, specs: Any, shard_params: bool = Fal
     return jax.lax.with_sharding_constraint(step.descend(after, gradient, metrics), shardings), metrics
 
   return sharded
+
+
+def _gathering(step, mesh):
+  """Returns the step with what is split over other, explicit axes made whole before it, and split after it."""
+
+  def move(leaf, sharding, spec=None):
+    split = any(_without_data(part) for part in sharding.spec)
+    return jax.reshard(leaf, NamedSharding(mesh, sharding.spec if spec is None else spec)) if split else leaf
+
+  def gathered(state, *args):
+    shardings = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, state)
+    whole = jax.tree.map(lambda leaf, sharding: move(leaf, sharding, P()), state, shardings)
+    state, metrics = step(whole, *args)
+    return jax.tree.map(move, state, shardings), metrics
+
+  return gathered
 
 
 def pad_batch(batch: Any, mesh: Mesh) -> Any:

@@ -333,9 +333,9 @@ def test_split_parameters_are_placed_whole_again():
   assert _shardings(whole) == _shardings(shard_train_state(before, mesh))
 
 
-def _split_over_model(devices):
+def _split_over_model(devices, axis_type=AxisType.Auto):
   """A mesh of data by model, and a state whose `w` and classifier, with their moments, are split over "model"."""
-  mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+  mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(axis_type,) * 2, devices=devices)
   rng = np.random.default_rng(0)
   params = {"w": rng.normal(size=(4, 8)), "b": rng.normal(size=8), "classifier": rng.normal(size=(8, 3))}
   specs = {"w": P(None, "model"), "b": P(), "classifier": P("model")}
@@ -343,9 +343,10 @@ def _split_over_model(devices):
   return mesh, init_train_state(params, optax.adam(0.1), N), specs
 
 
-def test_parameters_that_are_split_over_another_axis_stay_so(x64):
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_parameters_that_are_split_over_another_axis_stay_so(x64, axis_type):
   """Through the placement and through steps, with the numbers of one device."""
-  mesh, state, specs = _split_over_model(jax.devices("cpu")[:D])
+  mesh, state, specs = _split_over_model(jax.devices("cpu")[:D], axis_type)
   placed = shard_train_state(state, mesh)
   loss, optimizer = problems.tanh_loss(), optax.adam(0.1)
   make = functools.partial(make_train_step, loss, loss, optimizer, alpha_step_size=0.3)
