@@ -75,7 +75,8 @@ class Alignment:
     """
     direction = trees.select(self.params, g_target)
     if self.direction is not None:
-      direction = _like(direction, self.direction(direction))
+      gradient, direction = direction, self.direction(direction)
+      _check_direction(direction, gradient, "Alignment.direction returned")
     products = self.products(source, source_loss, examples, direction)
     products, losses = (jnp.where(examples.mask, values, 0.0) for values in (products, source.losses))
     q = products
@@ -99,14 +100,15 @@ class Alignment:
     )
 
 
-def _like(gradient, direction):
-  """Returns the direction, if it is one of the gradient's structure and shapes."""
-  shapes, others = (jax.tree.map(jnp.shape, tree) for tree in (gradient, direction))
-  if shapes != others:
-    raise ValueError(
-      f"Alignment.direction returned arrays of shapes {others}: return them as those of the gradient, {shapes}"
-    )
-  return direction
+def _check_direction(direction, like, name):
+  """Raises ValueError for what has not the structure and shapes of `like`; leaves, but not all, may be None."""
+  shapes = jax.tree.map(jnp.shape, like)
+  try:
+    fits = jax.tree.leaves(direction) and jax.tree.map(jnp.shape, trees.fill(direction, like)) == shapes
+  except ValueError:
+    fits = False
+  if not fits:
+    raise ValueError(f"{name} arrays of shapes {jax.tree.map(jnp.shape, direction)}: they have to be as {shapes}")
 
 
 def gradient_alignment(
@@ -140,8 +142,8 @@ def gradient_alignment(
     float32 `[B]`.
 
   Raises:
-    ValueError: no such contraction, "jvp" through a `jax.custom_vjp`, a loss that is not one per example, arrays
-      without a common leading axis.
+    ValueError: no such contraction, "jvp" through a `jax.custom_vjp`, a loss that is not one per example, a direction
+      of other shapes, a batch that is no mapping of arrays with a common leading axis.
 
   >>> loss = lambda params, batch, rng: (batch["x"] @ params - batch["y"]) ** 2
   >>> batch = {"x": jnp.eye(2), "y": jnp.ones(2)}
@@ -149,10 +151,11 @@ def gradient_alignment(
   [-2.0, -6.0]
   """
   check_contraction(contraction, microbatch_size)
-  rng = jax.random.key(0) if rng is None else rng
+  rng, batch_size = jax.random.key(0) if rng is None else rng, batch_size_of(batch)
+  _check_direction(direction, params, "direction has")
 
   def losses_of(params):
-    return checked_losses(loss_fn(params, batch, rng), batch_size_of(batch), "loss_fn")
+    return checked_losses(loss_fn(params, batch, rng), batch_size, "loss_fn")
 
   if contraction == "vmap_grad":
     jax.eval_shape(losses_of, params)

@@ -127,6 +127,25 @@ def test_errors_for_options(options, message):
     Alignment(**options)
 
 
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (lambda v: None, "direction has arrays of shapes None: they have to be as"),
+    (lambda v: {**v, "head": v["w"]}, "direction has arrays of shapes .*'head'"),
+    (lambda v: {**v, "w": v["w"][:2]}, r"direction has arrays of shapes .*\(2, 5\).*: they have to be as .*\(4, 5\)"),
+  ],
+)
+def test_errors_for_a_direction(change, message):
+  args = problems.tanh_loss(), problems.tanh_params(), problems.batch(0, 4)
+  with pytest.raises(ValueError, match=message):
+    gradient_alignment(*args, change(args[1]))
+
+
+def test_error_for_a_batch_that_is_no_mapping():
+  with pytest.raises(ValueError, match="batch is a tuple: give a mapping of arrays by name"):
+    gradient_alignment(problems.tanh_loss(), problems.tanh_params(), (1, 2), problems.tanh_params())
+
+
 @CONTRACTIONS
 def test_error_for_a_mean_loss(contraction):
   def mean(*args):
