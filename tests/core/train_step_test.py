@@ -23,7 +23,9 @@ from soseleto_jax import (
   shard_train_state,
   shard_train_step,
   sharpened,
+  weights,
 )
+from soseleto_jax.core import axis
 from tests import problems
 
 N = 13
@@ -432,6 +434,31 @@ def test_batch_norm(x64):
   problems.assert_close(after.params, expected, rtol=1e-9, atol=1e-12)
   moved = (np.asarray(after.alpha) - np.asarray(before.alpha))[source["index"]]
   np.testing.assert_allclose(moved, 0.01 * q, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("contraction", ["jvp", "vjp"])
+def test_batch_norm_over_the_axis_is_that_of_one_device(contraction):
+  """Rows then couple over the devices, in gradient and alignment, too. As Flax's `BatchNorm(axis_name="data")`."""
+
+  def loss(params, batch, rng, model_state, axis_name="data"):
+    mean_of = lambda values: axis.total(values.mean(axis=0), axis_name) / (4 if axis_name else 1)
+    dense = batch["x"] @ params["dense"]
+    mean = mean_of(dense)
+    logits = jnp.tanh((dense - mean) * jax.lax.rsqrt(mean_of((dense - mean) ** 2) + 1e-5)) @ params["classifier"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]), 0.9 * model_state + 0.1 * mean
+
+  flat = problems.tanh_params()
+  params = {"dense": flat["w"], "classifier": flat["classifier"]}
+  state = init_train_state(params, OPTIMIZER, N, model_state=np.zeros(5, np.float32))
+  make = functools.partial(make_train_step, optimizer=OPTIMIZER, alpha_step_size=0.3)
+  alignment, source = Alignment(contraction=contraction), _source(size=8)
+  alone = functools.partial(loss, axis_name=None)
+  expected, _ = problems.jit(make(alone, alone, alignment=alignment))(state, source, _target())
+  mesh = make_mesh(jax.devices("cpu")[:4])
+  step = problems.jit(shard_train_step(make(loss, loss, alignment=alignment, axis_name="data"), mesh))
+  found, _ = step(shard_train_state(state, mesh), source, _target())
+  problems.assert_close((found.params, found.model_state), (expected.params, expected.model_state))
+  problems.assert_close(weights(found, N), np.asarray(expected.alpha))
 
 
 def _masked_batch_norm_loss(params, batch, rng, model_state):
