@@ -90,11 +90,15 @@ def add_agreement(weight: float = 1.0) -> Transform:
 
 def _moments(values, mask, axis_name):
   """Mean and standard deviation over the unmasked rows of the whole batch; 0 where that is rounding."""
+  # By a power of two, which rounds nothing, so that squares of small values do not vanish, nor large ones overflow.
+  _, exponent = jnp.frexp(axis.largest(values, mask, axis_name))
+  unit = jnp.ldexp(jnp.ones((), values.dtype), jnp.clip(exponent, -100, 100))
+  values = values / unit
   count = jnp.maximum(axis.total(jnp.sum(mask), axis_name), 1)
   mean = axis.total(jnp.sum(values, where=mask), axis_name) / count
   variance = axis.total(jnp.sum((values - mean) ** 2, where=mask), axis_name) / count
   is_rounding = variance <= (_ROUNDING * jnp.finfo(values.dtype).eps) ** 2 * (mean**2 + variance)
-  return mean, jnp.where(is_rounding, 0.0, jnp.sqrt(variance))
+  return mean * unit, jnp.where(is_rounding, 0.0, jnp.sqrt(variance) * unit)
 
 
 def _over(values, std):

@@ -1,4 +1,4 @@
-"""The axis that a batch is split over: sums, means, counts and keys of the whole batch.
+"""The axis that a batch is split over: sums, means, sizes, counts and keys of the whole batch.
 
 `axis_name` is the name (or names) of the mapped axis, as `jax.shard_map` and `jax.pmap` bind it, or None where the
 batch is whole.
@@ -15,6 +15,12 @@ AxisName = Any  # a name, a tuple of names, or None
 def total(tree: Any, axis_name: AxisName) -> Any:
   """Sums each leaf over the devices."""
   return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def largest(values: jax.Array, mask: jax.Array, axis_name: AxisName) -> jax.Array:
+  """Largest size of the unmasked values `[B]` of the whole batch, a constant to derivatives; 0 where all are masked."""
+  size = jax.lax.stop_gradient(jnp.max(jnp.where(mask, jnp.abs(values), 0)))
+  return size if axis_name is None else jax.lax.pmax(size, axis_name)
 
 
 def count(mask: jax.Array, axis_name: AxisName) -> jax.Array:

@@ -91,6 +91,18 @@ def test_rounding_is_not_blown_up(name):
     np.testing.assert_allclose(np.std(added), 0.7, rtol=1e-2)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15, 1e30])
+def test_scale_by_std_of_any_size(size):
+  """Also where the squares are no numbers of float32, and of several devices, one of which has the large values."""
+  small = Q * np.where(np.arange(SIZE) < 2, 1, 1e-3).astype(np.float32)
+  expected = _compiled("scale_by_std")(small, LOSSES, _batch())
+  np.testing.assert_allclose(_compiled("scale_by_std")(np.float32(size) * small, LOSSES, _batch()), expected, rtol=1e-5)
+  cut = functools.partial(jax.tree.map, lambda array: array.reshape(6, -1))
+  mapped = problems.jit(jax.vmap(functools.partial(scale_by_std(), axis_name="data"), axis_name="data"))
+  found = mapped(*cut((np.float32(size) * small, LOSSES, _batch()))).reshape(-1)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_labels_past_the_classes_show():
   """As NaN, of these rows alone; under the mask they are whatever they are."""
   labels = np.where(np.arange(SIZE) == 2, 5, LABELS).astype(np.int32)
