@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def check_takes(function: Any, arguments: Sequence[str], name: str, cure: str, example: str = "") -> None:
@@ -47,8 +48,10 @@ def is_count(value: Any) -> bool:
   return is_whole(value) and value >= 1
 
 
-def is_number(value: Any, least: float = 0) -> bool:
-  """Whether it is a finite number, of Python or NumPy and no bool, and not below the least; or is being traced."""
+def is_number(value: Any) -> bool:
+  """Whether it is a finite number, 0 or more and no bool, or an array of one; or is being traced."""
   if isinstance(value, jax.core.Tracer):
     return True
-  return isinstance(value, numbers.Real) and not isinstance(value, bool) and least <= float(value) < math.inf
+  if isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
+    value = value.item()
+  return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from soseleto_jax.core import calls
 
@@ -13,13 +12,9 @@ Rate = float | Callable[[Any], Any]
 
 def check_rate(name: str, rate: Any) -> None:
   """Raises ValueError for what is neither a number of at least 0 nor a schedule; arrays may be traced."""
-  if isinstance(rate, jax.core.Tracer):
-    return
   if callable(rate):
     calls.check_takes(rate, ("step",), name, "a schedule is a function of the step")
-    return
-  number = rate.item() if isinstance(rate, (jax.Array, np.ndarray)) and rate.ndim == 0 else rate
-  if not calls.is_number(number):
+  elif not calls.is_number(rate):
     raise ValueError(f"{name}={rate!r}: give a number, 0 or more, or a schedule, a function of the step")
 
 
