@@ -3,6 +3,7 @@
     python -m experiments.benchmarks.step_cost --model=cifar_quick --batch_size=256 --target_batch_size=32
     python -m experiments.benchmarks.step_cost --vary=batch_size --values=64,128,256,512
     python -m experiments.benchmarks.step_cost --vary=hidden --values=64,256,1024 --model=mlp
+    python -m experiments.benchmarks.step_cost --model=transformer --batch_size=16 --target_batch_size=2
 
 All steps are compiled first, then take turns. Printed is a Markdown table: the median time, processor time on a CPU;
 its ratio to a plain Flax/optax step on the same source batch, of the same round; the bound of that ratio, which is that
@@ -11,18 +12,26 @@ alone. `--vary` prints the ratios alone as a batch size or the network grows. Fo
 XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1".
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
+from flax import nnx
 
 from experiments.benchmarks import timing
 from soseleto_jax import Alignment, TargetDescent, init_train_state, make_train_step
 from soseleto_jax.models import get_model
-from soseleto_jax.models.losses import classification_loss
+from soseleto_jax.models.byte_transformer import ByteTransformer
+from soseleto_jax.models.losses import sequence_cross_entropy
 
-_MODEL = flags.DEFINE_string("model", "cifar_quick", "The network, on 32x32x3 images.")
+_MODEL = flags.DEFINE_string(
+  "model", "cifar_quick", "The network: of soseleto_jax.models, on 32x32x3 images, or transformer, on 64 bytes."
+)
 _HIDDEN = flags.DEFINE_integer("hidden", 256, "Units of each of the two hidden layers of --model=mlp.", lower_bound=1)
 _SOURCE = flags.DEFINE_integer("batch_size", 256, "B", lower_bound=1)
 _TARGET = flags.DEFINE_integer("target_batch_size", 32, "T", lower_bound=1)
@@ -32,12 +41,12 @@ _STEPS = flags.DEFINE_list("steps", [], "Which of the steps, by name; all by def
 _VARY = flags.DEFINE_enum("vary", None, ["batch_size", "target_batch_size", "hidden"], "What grows.")
 _VALUES = flags.DEFINE_list("values", ["64", "128", "256"], "Its values.")
 
-_CLASSIFIER = {"representation": False, "classifier": True}
+_CLASSIFIER = object()  # stands for the marks of the network's last layer
 _VARIANTS = {
   "jvp": {},
   "alpha first": dict(alpha_first=True),
   "lookahead": dict(lookahead=0.01),
-  "classifier only": dict(alignment=Alignment(params=_CLASSIFIER)),
+  "classifier only": dict(alignment=_CLASSIFIER),
   "target descends too": dict(target_descent=TargetDescent(True, weight=0.25)),
   "vjp": dict(alignment=Alignment(contraction="vjp")),
   "vmap_grad": dict(alignment=Alignment(contraction="vmap_grad")),
@@ -45,40 +54,78 @@ _VARIANTS = {
 flags.register_validator("steps", lambda names: set(names) <= _VARIANTS.keys(), f"choose of {', '.join(_VARIANTS)}")
 
 
-def make_steps(batch_size, target_batch_size, hidden):
-  """Returns compiled steps by name, each with the arguments to call it with, the plain one first."""
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """A network to be trained: its parameters, a loss `(params, batch) -> [B]`, marks of its last layer, and batches."""
+
+  params: Any
+  losses: Callable[[Any, Any], jax.Array]
+  classifier: Any
+  batch: Callable[[int, int], dict[str, jax.Array]]
+
+
+def on_images(hidden: int) -> Problem:
+  """A network of `soseleto_jax.models`."""
   options = dict(hidden=(hidden, hidden)) if _MODEL.value == "mlp" else {}
   model = get_model(_MODEL.value, 10, dtype=_DTYPE.value, **options)
-  loss = classification_loss(model)
+
+  def losses(params, batch):
+    logits = model.apply({"params": params}, batch["x"], train=True)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+
+  def batch(size, seed):
+    image_key, label_key = jax.random.split(jax.random.key(seed))
+    return _batch(jax.random.normal(image_key, (size, 32, 32, 3)), jax.random.randint(label_key, (size,), 0, 10))
+
+  params = model.init(jax.random.key(2), batch(1, 0)["x"])["params"]
+  return Problem(params, losses, {"representation": False, "classifier": True}, batch)
+
+
+def on_bytes() -> Problem:
+  """A transformer of 11 million parameters."""
+  network = ByteTransformer(length=64, width=384, depth=6, heads=6, dtype=jnp.dtype(_DTYPE.value), rngs=nnx.Rngs(2))
+  graph, params, rest = nnx.split(network, nnx.Param, ...)
+
+  def losses(params, batch):
+    return sequence_cross_entropy(nnx.merge(graph, params, rest, copy=True)(batch["x"]), batch["label"])
+
+  def batch(size, seed):
+    text = jax.random.randint(jax.random.key(seed), (size, 65), 0, 256)
+    return _batch(text[:, :-1], text[:, 1:])
+
+  classifier = jax.tree.map_with_path(lambda path, _: "classifier" in jax.tree_util.keystr(path), params)
+  return Problem(params, losses, classifier, batch)
+
+
+def _batch(x, label):
+  return {"x": x, "label": label, "index": jnp.arange(len(x), dtype=jnp.int32)}
+
+
+def make_steps(batch_size, target_batch_size, hidden):
+  """Returns compiled steps by name, each with the arguments to call it with, the plain one first."""
+  problem = on_bytes() if _MODEL.value == "transformer" else on_images(hidden)
   optimizer = optax.sgd(0.01, momentum=0.9)
-  source, target = (_batch(size, key) for size, key in ((batch_size, 0), (target_batch_size, 1)))
-  params = model.init(jax.random.key(2), source["x"][:1])["params"]
+  source, target = problem.batch(batch_size, 0), problem.batch(target_batch_size, 1)
+  params = problem.params
   state = init_train_state(params, optimizer, num_source=50_000)
 
-  def plain(params, opt_state, batch):
-    def mean_loss(params):
-      logits = model.apply({"params": params}, batch["x"], train=True)
-      return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
+  def loss(params, batch, rng):
+    del rng
+    return problem.losses(params, batch)
 
-    value, gradient = jax.value_and_grad(mean_loss)(params)
+  def plain(params, opt_state, batch):
+    value, gradient = jax.value_and_grad(lambda params: jnp.mean(problem.losses(params, batch)))(params)
     updates, opt_state = optimizer.update(gradient, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, value
 
   steps = {"plain": (plain, (params, state.opt_state, source))}
   for name, variant in _VARIANTS.items():
     if not _STEPS.value or name in _STEPS.value:
+      if variant.get("alignment") is _CLASSIFIER:
+        variant = dict(alignment=Alignment(params=problem.classifier))
       step = make_train_step(loss, loss, optimizer, alpha_step_size=0.1, **variant)
       steps[name] = (step, (state, source, target))
   return {name: (jax.jit(step).lower(*args).compile(), args) for name, (step, args) in steps.items()}
-
-
-def _batch(size, seed):
-  image_key, label_key = jax.random.split(jax.random.key(seed))
-  return {
-    "x": jax.random.normal(image_key, (size, 32, 32, 3)),
-    "label": jax.random.randint(label_key, (size,), 0, 10),
-    "index": jnp.arange(size, dtype=jnp.int32),
-  }
 
 
 def measure(steps):
