@@ -65,12 +65,8 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
     if seed < _SEEDS[data]
     for labels in COLUMNS[data]
     for name, method in METHODS.items()
-    if name != ALONE or labels == _first_column(data)
+    if name != ALONE or labels == next(iter(COLUMNS[data]))
   ]
-
-
-def _first_column(data):
-  return next(iter(COLUMNS[data]))
 
 
 def _settings(name, data, labels):
@@ -156,11 +152,15 @@ DETECTORS = ("confident_learning", "soseleto_paper", "soseleto_symmetric", BEST)
 def in_every_column(records: Sequence[runs.Record]) -> list[runs.Record]:
   """Returns the records, with those of ALONE once more in each other column of their set."""
   return [
-    record | {"conditions": {"data": data, "labels": labels}}
+    record | {"conditions": record["conditions"] | {"labels": labels}}
     for record in records
-    for data in [record["conditions"]["data"]]
-    for labels in (COLUMNS[data] if record["method"] == ALONE else [record["conditions"]["labels"]])
+    for labels in _columns_of(record)
   ]
+
+
+def _columns_of(record):
+  conditions = record["conditions"]
+  return COLUMNS[conditions["data"]] if record["method"] == ALONE else [conditions["labels"]]
 
 
 def differences(records: Sequence[runs.Record], columns: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -187,36 +187,35 @@ def in_short(records: Sequence[runs.Record], columns: Sequence[Mapping[str, Any]
 
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
   """Writes noise_kinds_PROTOCOL.md: of each set a short table, accuracies, areas and differences."""
-  parts, made = [], records
-  records = in_every_column(made)
+  parts, shown = [], in_every_column(records)
   for data, columns in COLUMNS.items():
-    if not any(record["conditions"]["data"] == data for record in made):
+    if not any(record["conditions"]["data"] == data for record in records):
       continue
     at = [{"data": data, "labels": labels} for labels in columns]
     header = ["", *columns.values()]
     detectors = {name: METHODS[name] for name in DETECTORS}
-    wrong = tables.rows({BEST: Method("wrong labels, %")}, records, at, "wrong_fraction")
+    wrong = tables.rows({BEST: Method("wrong labels, %")}, shown, at, "wrong_fraction")
     parts += [
       (
         f"{_TITLES[data]}: test accuracy in %, and after a stroke the area under the ROC curve of 1 - α, or of "
         "cleanlab's score, as detector of wrong labels; means over seeds",
-        tables.markdown(header, in_short(records, at)),
+        tables.markdown(header, in_short(shown, at)),
       ),
       (
         f"{_TITLES[data]}: test accuracy in %, last epoch, mean ± sd over seeds (how many)",
-        tables.markdown(header, tables.rows(METHODS, records, at, "test_accuracy") + wrong),
+        tables.markdown(header, tables.rows(METHODS, shown, at, "test_accuracy") + wrong),
       ),
       (
         f"{_TITLES[data]}: area under the ROC curve of 1 - α, or of cleanlab's score, as detector of wrong labels",
-        tables.markdown(header, tables.rows(detectors, records, at, "auc", scale=1, digits=3)),
+        tables.markdown(header, tables.rows(detectors, shown, at, "auc", scale=1, digits=3)),
       ),
       (
         f"{_TITLES[data]}: accuracy of SOSELETO minus the method's, in points, on the same data: mean with its 95 % "
         "interval by Student's t (how many)",
-        tables.markdown(header, differences(records, at)),
+        tables.markdown(header, differences(shown, at)),
       ),
     ]
-  tables.write(folder / f"noise_kinds_{protocol}.md", *parts, records=made)
+  tables.write(folder / f"noise_kinds_{protocol}.md", *parts, records=records)
 
 
 EXPERIMENT = runs.Experiment("noise_kinds", make_runs, render, seeds=(0, 1, 2, 3, 4))

@@ -151,7 +151,8 @@ def gradient_alignment(
   [-2.0, -6.0]
   """
   check_contraction(contraction, microbatch_size)
-  rng, batch_size = jax.random.key(0) if rng is None else rng, batch_size_of(batch)
+  batch_size = batch_size_of(batch)
+  rng = jax.random.key(0) if rng is None else rng
   _check_direction(direction, params, "direction has")
 
   def losses_of(params):

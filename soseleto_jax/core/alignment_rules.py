@@ -5,13 +5,12 @@ float32 `[B]`, and the batch with its "mask", bool `[B]`; under `axis_name` stat
 directions are functions `f(g_t) -> v` for `Alignment(direction=...)`, from a pytree of arrays to one of equal shapes.
 """
 
-import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from soseleto_jax.core import axis
+from soseleto_jax.core import axis, calls
 from soseleto_jax.core.alignment import Transform
 
 _ROUNDING = 100  # units in the last place of values, below which their standard deviation means nothing
@@ -28,7 +27,7 @@ def center_by_class(num_classes: int, label_key: str = "label") -> Transform:
       "alignment_mean" shows it.
     label_key: where the batch holds them, integers `[B]`.
   """
-  if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral) or num_classes < 1:
+  if not calls.is_count(num_classes):
     raise ValueError(f"num_classes={num_classes!r}: give the number of classes, at least 1")
 
   def transform(q, losses, batch, axis_name):

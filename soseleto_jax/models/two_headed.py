@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
 
+from soseleto_jax.core import calls
 from soseleto_jax.models.calling import mode_options
 
 HEADS = ("source", "target")
@@ -29,7 +30,7 @@ def check_num_classes(num_classes: NumClasses) -> None:
       "give num_classes=10 or num_classes={'source': 5, 'target': 5}"
     )
   for count in counts.values():
-    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
+    if not calls.is_count(count):
       raise ValueError(f"num_classes={num_classes!r} must count at least one class; use positive ints")
 
 
