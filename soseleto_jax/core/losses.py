@@ -49,8 +49,10 @@ def batch_size_of(batch: Any) -> int:
   for path, leaf in jax.tree.leaves_with_path(dict(batch)):
     _check_array(leaf, path)
   sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(dict(batch))}
-  if len(sizes) != 1 or () in sizes or (0,) in sizes:
-    shapes = jax.tree.map(lambda leaf: leaf.shape, dict(batch))
+  shapes = jax.tree.map(lambda leaf: leaf.shape, dict(batch))
+  if sizes == {(0,)}:
+    raise ValueError(f"batch with shapes {shapes}: no example; give one row at least, masked where it does not count")
+  if len(sizes) != 1 or () in sizes:
     raise ValueError(f"batch with shapes {shapes}: every array needs the same leading axis, one row per example")
   return sizes.pop()[0]
 

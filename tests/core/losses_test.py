@@ -157,7 +157,7 @@ def test_error_for_what_is_no_mapping_of_arrays(read, batch, message):
 
 @pytest.mark.parametrize("read", [losses.batch_size_of, losses.mask_of])
 def test_error_for_a_batch_without_rows(read):
-  with pytest.raises(ValueError, match=r"shapes \{'x': \(0, 2\)\}: every array needs the same leading axis, one row"):
+  with pytest.raises(ValueError, match=r"shapes \{'x': \(0, 2\)\}: no example; give one row"):
     read({"x": np.ones((0, 2))})
 
 
