@@ -5,25 +5,33 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from soseleto_jax.methods.base import version_of
+from soseleto_jax.run import trial
 
 UNCOUNTED = "not counted"
 
 
-def versions(method: str, train: Callable[..., Any]) -> dict[str, int]:
+def versions(config: ConfigDict, train: Callable[..., Any]) -> dict[str, int]:
   """Returns the `VERSION` of a method's and of a training function's module, by its name; 1 where it has none.
+
+  That of the trial stands beside them where its answer may be another: in runs with a burn-in.
 
   A record counts while these are what it was computed by. A module without one, or a record of before, has 1.
 
   Args:
-    method: `config.method`.
+    config: of the run.
     train: of `runs.Run`.
   """
   while isinstance(train, functools.partial):
     train = train.func
   module = sys.modules[getattr(train, "__module__", type(train).__module__)]
   name = module.__name__ if module.__spec__ is None else module.__spec__.name  # also of what `python -m` runs
-  return {f"method {method}": version_of(method), name: getattr(module, "VERSION", 1)}
+  counted = {f"method {config.method}": version_of(config.method), name: getattr(module, "VERSION", 1)}
+  if config.method == "soseleto" and config.alpha.trial_epochs and config.alpha.burn_in_epochs:
+    counted["trial"] = trial.VERSION
+  return counted
 
 
 def agree(record: Mapping[str, Any], current: Mapping[str, int]) -> bool:

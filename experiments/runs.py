@@ -79,7 +79,7 @@ class Run:
 
   def versions(self) -> dict[str, int]:
     """Returns by which versions of the code it is computed."""
-    return provenance.versions(self.config.method, self.train)
+    return provenance.versions(self.config, self.train)
 
   def is_recorded_by(self, record: Record) -> bool:
     """Whether a record, as `upgraded` returns it, is of this run: same conditions, settings, and what it computes."""

@@ -13,6 +13,7 @@ import pytest
 from experiments import runs
 from soseleto_jax.config import default_config
 from soseleto_jax.methods import soseleto
+from soseleto_jax.run import trial
 from soseleto_jax.run.signals import Preempted
 from soseleto_jax.run.workdir import claim
 from tests import runs as tiny
@@ -141,6 +142,14 @@ def test_a_version_is_that_of_the_module_whatever_it_is_run_as(monkeypatch):
   assert make_run(train).versions() == {"method soseleto": 1, "experiments.unlabelled": 3}
   main.__spec__ = None  # of a program that is run as a file
   assert make_run(train).versions() == {"method soseleto": 1, "__main__": 3}
+
+
+def test_the_trial_s_version_counts_where_there_is_one_and_a_burn_in():
+  fields = {"alpha.trial_epochs": 3, "alpha.burn_in_epochs": 5.0}
+  versions = [make_run(Train(), **fields).versions(), make_run(Train()).versions()]
+  versions += [make_run(Train(), **fields | {name: type(value)()}).versions() for name, value in fields.items()]
+  versions += [make_run(Train(), method="joint", **fields).versions()]
+  assert [counted.get("trial") for counted in versions] == [trial.VERSION, None, None, None, None]
 
 
 def test_what_computes_the_same_is_the_same_run(train_all):

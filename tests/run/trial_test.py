@@ -25,17 +25,18 @@ def shared(config, task=None):
 
 @pytest.fixture
 def answers(monkeypatch):
-  """Sets the accuracies that networks reach; returns the methods that were tried."""
+  """Sets what accuracies networks reach, and what part of them on the source; returns the methods that were tried."""
   tried = []
 
-  def answer(**accuracy):
+  def answer(right=0.5, **accuracy):
     tried.clear()
 
     def reach(shared, task, given, method):
       tried.append(method)
-      return accuracy[method]
+      on_source = {} if task.validation is None else {"validation_accuracy": right * accuracy[method]}
+      return {"test_accuracy": accuracy[method]} | on_source
 
-    monkeypatch.setattr(trial, "_accuracy", reach)
+    monkeypatch.setattr(trial, "_evaluation", reach)
     return tried
 
   return answer
@@ -55,14 +56,68 @@ def answers(monkeypatch):
   ],
 )
 def test_the_start_follows_from_the_difference(tmp_path, answers, target_only, joint, init, weight):
-  """With a gain of 4; in burn-in some weight is left."""
+  """With a gain of 4, half of the source wrong; in burn-in some weight is left."""
   tried = answers(target_only=target_only, joint=joint)
   before = config()
   found, said = trial.with_start(shared(before), Given(), tmp_path, resumes=False)
   assert sorted(tried) == ["joint", "target_only"]
-  assert said == pytest.approx({"alpha_init": init, "trial_target": target_only, "trial_joint": joint})
+  expected = {"alpha_init": init, "trial_target": target_only, "trial_joint": joint, "trial_wrong": 0.5}
+  assert said == pytest.approx(expected)
   assert (found.alpha.init, found.alpha.burn_in_weight) == pytest.approx((init, weight))
   assert before.alpha.init == 0.5 and before.alpha.burn_in_weight == 1.0
+
+
+@pytest.mark.parametrize(
+  "right, joint, above",
+  [
+    (0.5, 0.8, 0.0),
+    (0.3, 0.8, 0.0),  # more than half says as much as half
+    (0.8, 0.8, 0.8416),  # standard deviations of the normal distribution that leave 20 % below
+    (0.9, 0.8, 1.2816),
+    (1.0, 0.8, 2.0537),
+    (1.2, 0.8, 2.0537),
+    (0.8, 0.785, 0.4208),  # half trusted
+    (1.0, 0.77, 0.0),
+    (1.0, 0.5, 0.0),
+  ],
+)
+def test_the_start_follows_from_the_part_that_is_wrong(tmp_path, answers, right, joint, above):
+  """So far above what the difference says as alpha falls behind in a burn-in of 2 epochs with steps of 0.05."""
+  answers(right=0.5, target_only=0.8, joint=joint)
+  fields = {"alpha__burn_in_epochs": 2.0, "alpha__step_size": 0.05}
+  _, half = trial.with_start(shared(config(**fields)), Given(), tmp_path, resumes=False)
+  answers(right=right, target_only=0.8, joint=joint)
+  _, said = trial.with_start(shared(config(**fields)), Given(), tmp_path, resumes=False)
+  assert said["trial_wrong"] == pytest.approx(max(0.0, 1 - right))
+  assert said["alpha_init"] - half["alpha_init"] == pytest.approx(1.2 * 0.05 * 2 * above, abs=1e-4)
+
+
+def test_without_a_burn_in_the_part_that_is_wrong_changes_nothing(tmp_path, answers):
+  fields = {"alpha__burn_in_epochs": 0.0}
+  starts = []
+  for right in (0.5, 1.0):
+    answers(right=right, target_only=0.8, joint=0.81)
+    starts.append(trial.with_start(shared(config(**fields)), Given(), tmp_path, resumes=False)[1]["alpha_init"])
+  assert starts[0] == starts[1]
+
+
+def test_in_transfer_no_label_of_the_source_is_looked_at(tmp_path, answers):
+  tried = answers(target_only=0.8, joint=0.8)
+  task = runs.make_task(shared=False)
+  before = shared(config(data__shared_classes=False), task)
+  _, said = trial.with_start(before, Given(), tmp_path, resumes=False)
+  assert said == {"alpha_init": 0.5, "trial_target": 0.8, "trial_joint": 0.8} and len(tried) == 2
+
+
+def test_the_target_network_tells_how_much_of_the_source_is_wrong(tmp_path):
+  """Of as many of its labels as there are validation points, where every other one is wrong."""
+  task = runs.make_task()
+  task = dataclasses.replace(task, validation=task.test)
+  wrong = np.arange(task.num_source) % 2 == 0
+  label = np.where(wrong, (task.source["true_label"] + 1) % runs.CLASSES, task.source["true_label"])
+  task = dataclasses.replace(task, source=task.source | {"label": label})
+  found = trial.with_start(shared(config(alpha__trial_epochs=20), task), Given(), tmp_path, resumes=False)[1]
+  assert found["trial_target"] > 0.6 and 0.2 < found["trial_wrong"] < 0.8
 
 
 def test_alpha_starts_within_its_bounds(tmp_path, answers):
@@ -97,7 +152,22 @@ def test_an_answer_that_was_lost_is_found_again(tmp_path, answers):
 def test_validation_images_are_what_it_is_judged_by():
   task = runs.make_task()
   held_out = trial._hold_out(task, seed=0)
-  assert held_out.test is task.validation and held_out.validation is None and held_out.target is task.target
+  assert held_out.test is task.validation and held_out.target is task.target
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_beside_them_are_as_many_of_the_source_of_each_class(few):
+  task = runs.make_task()
+  if few:  # of the first class
+    kept = np.flatnonzero(np.cumsum(task.source["label"] == 0) * (task.source["label"] == 0) < 3)
+    task = dataclasses.replace(task, source={name: column[kept] for name, column in task.source.items()})
+  held_out = trial._hold_out(task, seed=0)
+  counts = np.bincount(held_out.test["label"])
+  if few:
+    counts[0] = 2
+  assert np.bincount(held_out.validation["label"]).tolist() == counts.tolist()
+  rows = held_out.validation["row"]
+  np.testing.assert_array_equal(held_out.validation["x"], task.source["x"][np.searchsorted(task.source["row"], rows)])
 
 
 def test_without_validation_a_third_of_each_class_of_the_target_is():
@@ -133,7 +203,8 @@ def test_a_run_is_that_of_the_weights_it_was_given(tmp_path, monkeypatch):
   task = runs.make_task()
   result = train_and_evaluate(config(), tmp_path / "trial", task)
   said = json.loads((tmp_path / "trial" / "trial.json").read_text())
-  assert said.keys() == {"alpha_init", "trial_target", "trial_joint"} and said.items() <= result.summary.items()
+  expected = {"alpha_init", "trial_target", "trial_joint", "trial_wrong"}
+  assert said.keys() == expected and said.items() <= result.summary.items()
   assert json.loads((tmp_path / "trial" / "config.json").read_text())["alpha"]["init"] == 0.5
   assert page._KNOWN["alpha_init"][0] in (tmp_path / "trial" / "report.html").read_text(encoding="utf-8")
 
