@@ -39,6 +39,7 @@ _KNOWN = {
   "best_step": ("Step of best validation", "count"),
   "best_checkpoint": ("Checkpoint of best validation", "count"),
   "alpha_init": ("α at the start, by a trial", "score"),
+  "burn_in_weight": ("Weight of the source at first, by a trial", "score"),
   "trial_target": ("Trial: accuracy from the target alone", "percent"),
   "trial_joint": ("Trial: accuracy with the whole source", "percent"),
   "trial_wrong": ("Trial: wrong labels in the source, about", "percent"),

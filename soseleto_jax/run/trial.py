@@ -21,8 +21,8 @@ from soseleto_jax.run.trainer import Experiment, Shared
 _LOGGER = logging.getLogger(__name__)
 _FILE = "trial.json"
 
-# Gains in accuracy by the source, and how far from 1/2 the first weight then is, with the rest in proportion, as small
-# gains may be chance. A weight outside of [0, 1] is clipped, but is longer in coming or going.
+# Gains in accuracy by the source, and how far from 1/2 the weights of the burn-in then are, with the rest in
+# proportion, as small gains may be chance. A weight outside of [0, 1] is clipped, but is longer in coming or going.
 _GAINS, _FROM_HALF = (-0.12, 0.0, 0.05), (-0.96, 0.0, 0.8)
 _LEAST = 0.1  # of burn-in, in which a weight of 0 would learn nothing of the source
 
@@ -52,10 +52,10 @@ def with_start(
   where it costs 6 or more; from there on the more it costs, up to 12, the longer they wait until `alpha` lets them
   in. A source whose labels are wrong systematically is then kept out until its examples are told apart.
 
-  With a burn-in, in which the whole source counts, the start also decides how much of it counts afterwards. The first
-  network has learned from right labels alone, so that it should agree with the source's as often as it is right on the
-  images held back; what is missing is the part of the labels that is wrong, or most of it. `alpha` starts so far above
-  that about this part is below 1/2 when the burn-in ends.
+  With a burn-in, in which all examples have that weight, the start decides how many count afterwards. The first network
+  has learned from right labels alone, so that it should agree with the source's as often as it is right on the images
+  held back; what is missing is the part of the labels that is wrong, or most of it. `alpha` starts so much higher that
+  about this part is below 1/2 when the burn-in ends.
 
   Args:
     shared: of the run's experiment.
@@ -65,15 +65,17 @@ def with_start(
     before: that answer, where the checkpoint has it.
 
   Returns:
-    The config, and what to say of it: "alpha_init", the accuracies "trial_target" and "trial_joint", and, where
-    source and target have the same classes, the part of wrong labels, "trial_wrong".
+    The config, and what to say of it: "alpha_init", "burn_in_weight", the accuracies "trial_target" and "trial_joint",
+    and, where source and target have the same classes, the part of wrong labels, "trial_wrong".
   """
   found = before or (_read(workdir / _FILE) if resumes else None) or _try(shared, given)
+  config = shared.setup.config.copy_and_resolve_references()
+  if "burn_in_weight" not in found:  # of a run that an older version began
+    weight = 0.5 + config.alpha.gain * (found["alpha_init"] - 0.5)
+    found = found | {"burn_in_weight": float(np.clip(weight, _LEAST, 1.0))}
   if processes.is_main():
     write(workdir, found)
-  config = shared.setup.config.copy_and_resolve_references()
-  config.alpha.init = init = found["alpha_init"]
-  config.alpha.burn_in_weight = float(np.clip(0.5 + config.alpha.gain * (init - 0.5), _LEAST, 1.0))
+  config.alpha.init, config.alpha.burn_in_weight = found["alpha_init"], found["burn_in_weight"]
   return config, found
 
 
@@ -96,24 +98,23 @@ def _try(shared, given):
   held_out = _hold_out(task, config.seed)
   if held_out is None:
     _LOGGER.warning("no trial: no clean images to try on; take num_validation of them, or 3 a class for the target")
-    return {"alpha_init": 0.5}
+    return {"alpha_init": 0.5, "burn_in_weight": 0.5}
   tried = {method: _evaluation(shared, held_out, given, method) for method in ("target_only", "joint")}
   target, joint = (float(tried[method]["test_accuracy"]) for method in ("target_only", "joint"))
-  gain, wrong = joint - target, None
-  init = 0.5 + np.interp(gain, _GAINS, _FROM_HALF) / config.alpha.gain
-  said = {"trial_target": target, "trial_joint": joint}
+  said, gain = {"trial_target": target, "trial_joint": joint}, joint - target
+  from_half = float(np.interp(gain, _GAINS, _FROM_HALF))
+  init, of_which = 0.5 + from_half / config.alpha.gain, ""
   if held_out.validation is not None:
     wrong = 1 - min(1.0, float(tried["target_only"]["validation_accuracy"]) / max(target, 1e-6))
-    said["trial_wrong"] = wrong
-    init += np.clip(1 - gain / _NOT_TRUSTED, 0, 1) * _above(config, wrong)
-  init = float(np.clip(init, 0.0, 1.0))
+    init += float(np.clip(1 - gain / _NOT_TRUSTED, 0, 1)) * _above(config, wrong)
+    said["trial_wrong"], of_which = wrong, f", of whose labels about {100 * wrong:.0f} % are wrong"
+  init, weight = float(np.clip(init, 0.0, 1.0)), float(np.clip(0.5 + from_half, _LEAST, 1.0))
   _LOGGER.info(
     "trial of %d epochs, on %d clean images: %.1f %% from the target alone, %.1f %% with the source%s; so alpha starts "
-    "at %.3f",
-    config.alpha.trial_epochs, len(held_out.test["label"]), 100 * target, 100 * joint,
-    "" if wrong is None else f", of whose labels about {100 * wrong:.0f} % are wrong", init,
+    "at %.3f, and the source with weight %.2f",
+    config.alpha.trial_epochs, len(held_out.test["label"]), 100 * target, 100 * joint, of_which, init, weight,
   )  # fmt: skip
-  return {"alpha_init": init} | said
+  return {"alpha_init": init, "burn_in_weight": weight} | said
 
 
 def _above(config, wrong):

@@ -62,7 +62,7 @@ def test_the_start_follows_from_the_difference(tmp_path, answers, target_only, j
   found, said = trial.with_start(shared(before), Given(), tmp_path, resumes=False)
   assert sorted(tried) == ["joint", "target_only"]
   expected = {"alpha_init": init, "trial_target": target_only, "trial_joint": joint, "trial_wrong": 0.5}
-  assert said == pytest.approx(expected)
+  assert said == pytest.approx(expected | {"burn_in_weight": weight})
   assert (found.alpha.init, found.alpha.burn_in_weight) == pytest.approx((init, weight))
   assert before.alpha.init == 0.5 and before.alpha.burn_in_weight == 1.0
 
@@ -89,6 +89,7 @@ def test_the_start_follows_from_the_part_that_is_wrong(tmp_path, answers, right,
   answers(right=right, target_only=0.8, joint=joint)
   _, said = trial.with_start(shared(config(**fields)), Given(), tmp_path, resumes=False)
   assert said["trial_wrong"] == pytest.approx(max(0.0, 1 - right))
+  assert said["burn_in_weight"] == half["burn_in_weight"]
   assert said["alpha_init"] - half["alpha_init"] == pytest.approx(1.2 * 0.05 * 2 * above, abs=1e-4)
 
 
@@ -106,7 +107,8 @@ def test_in_transfer_no_label_of_the_source_is_looked_at(tmp_path, answers):
   task = runs.make_task(shared=False)
   before = shared(config(data__shared_classes=False), task)
   _, said = trial.with_start(before, Given(), tmp_path, resumes=False)
-  assert said == {"alpha_init": 0.5, "trial_target": 0.8, "trial_joint": 0.8} and len(tried) == 2
+  expected = {"alpha_init": 0.5, "burn_in_weight": 0.5, "trial_target": 0.8, "trial_joint": 0.8}
+  assert said == expected and len(tried) == 2
 
 
 def test_the_target_network_tells_how_much_of_the_source_is_wrong(tmp_path):
@@ -140,6 +142,17 @@ def test_a_run_goes_on_with_the_answer_it_started_with(tmp_path, answers):
   assert trial.with_start(shared(config()), Given(), tmp_path, resumes=True) == first and not tried
   again, _ = trial.with_start(shared(config()), Given(), tmp_path, resumes=False)
   assert again.alpha.burn_in_weight == 1.0
+
+
+@pytest.mark.parametrize("init, weight", [(0.26, 0.1), (0.55, 0.7), (0.7, 1.0)])
+def test_a_run_of_an_older_version_goes_on_with_its_weights(tmp_path, answers, init, weight):
+  """Which had one answer, from which the weight followed; from a checkpoint or, where that has none, from the folder."""
+  tried = answers(target_only=0.9, joint=0.9)
+  (tmp_path / "trial.json").write_text(json.dumps({"alpha_init": init}))
+  for before in (None, {"alpha_init": init}):
+    found, said = trial.with_start(shared(config()), Given(), tmp_path, resumes=True, before=before)
+    assert (found.alpha.init, found.alpha.burn_in_weight) == pytest.approx((init, weight)) and not tried
+    assert said == pytest.approx({"alpha_init": init, "burn_in_weight": weight})
 
 
 def test_an_answer_that_was_lost_is_found_again(tmp_path, answers):
@@ -185,7 +198,7 @@ def test_too_few_clean_examples_leave_the_middle(tmp_path, caplog):
   few = {name: column[:6] for name, column in task.target.items()}
   task = dataclasses.replace(task, target=few)
   found, said = trial.with_start(shared(config(), task), Given(), tmp_path, resumes=False)
-  assert said == {"alpha_init": 0.5} and found.alpha.init == 0.5
+  assert said == {"alpha_init": 0.5, "burn_in_weight": 0.5} and found.alpha.init == 0.5
   assert "num_validation" in caplog.text
 
 
@@ -203,14 +216,13 @@ def test_a_run_is_that_of_the_weights_it_was_given(tmp_path, monkeypatch):
   task = runs.make_task()
   result = train_and_evaluate(config(), tmp_path / "trial", task)
   said = json.loads((tmp_path / "trial" / "trial.json").read_text())
-  expected = {"alpha_init", "trial_target", "trial_joint", "trial_wrong"}
+  expected = {"alpha_init", "burn_in_weight", "trial_target", "trial_joint", "trial_wrong"}
   assert said.keys() == expected and said.items() <= result.summary.items()
   assert json.loads((tmp_path / "trial" / "config.json").read_text())["alpha"]["init"] == 0.5
   assert page._KNOWN["alpha_init"][0] in (tmp_path / "trial" / "report.html").read_text(encoding="utf-8")
 
-  init = said["alpha_init"]
-  weight = float(np.clip(0.5 + 4 * (init - 0.5), 0.1, 1.0))
-  by_hand = config(alpha__trial_epochs=0, alpha__init=init, alpha__burn_in_weight=weight)
+  chosen = {"alpha__init": said["alpha_init"], "alpha__burn_in_weight": said["burn_in_weight"]}
+  by_hand = config(alpha__trial_epochs=0, **chosen)
   expected = train_and_evaluate(by_hand, tmp_path / "hand", task)
   np.testing.assert_array_equal(result.alpha, expected.alpha)
   assert "alpha_init" not in expected.summary
