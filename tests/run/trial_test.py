@@ -146,7 +146,7 @@ def test_a_run_goes_on_with_the_answer_it_started_with(tmp_path, answers):
 
 @pytest.mark.parametrize("init, weight", [(0.26, 0.1), (0.55, 0.7), (0.7, 1.0)])
 def test_a_run_of_an_older_version_goes_on_with_its_weights(tmp_path, answers, init, weight):
-  """Which had one answer, from which the weight followed; from a checkpoint or, where that has none, from the folder."""
+  """Which had one answer, from which the weight followed; from a checkpoint or, without one, from the folder."""
   tried = answers(target_only=0.9, joint=0.9)
   (tmp_path / "trial.json").write_text(json.dumps({"alpha_init": init}))
   for before in (None, {"alpha_init": init}):
