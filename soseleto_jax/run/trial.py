@@ -32,6 +32,7 @@ VERSION = 2  # raised where another start follows: records of experiments count 
 # it moves by in as many steps of q = 1. Measured on CIFAR-10 with wrong labels of four kinds.
 _SPREAD = 1.2
 _WRONG = (0.02, 0.5)  # least and most of the source that is to be out after the burn-in
+_BEFORE = (0.25, 100)  # what is thought of that part beforehand, and how many images held back it takes to think again
 _NOT_TRUSTED = -0.03  # gain in accuracy at which the labels' agreement with the target says nothing any more
 
 
@@ -54,8 +55,8 @@ def with_start(
 
   With a burn-in, in which all examples have that weight, the start decides how many count afterwards. The first network
   has learned from right labels alone, so that it should agree with the source's as often as it is right on the images
-  held back; what is missing is the part of the labels that is wrong, or most of it. `alpha` starts so much higher that
-  about this part is below 1/2 when the burn-in ends.
+  held back; what is missing is the part of the labels that is wrong, or most of it. Few images held back leave it near
+  a quarter. `alpha` starts so much higher that about this part is below 1/2 when the burn-in ends.
 
   Args:
     shared: of the run's experiment.
@@ -105,7 +106,7 @@ def _try(shared, given):
   from_half = float(np.interp(gain, _GAINS, _FROM_HALF))
   init, of_which = 0.5 + from_half / config.alpha.gain, ""
   if held_out.validation is not None:
-    wrong = 1 - min(1.0, float(tried["target_only"]["validation_accuracy"]) / max(target, 1e-6))
+    wrong = _wrong_part(float(tried["target_only"]["validation_accuracy"]), target, len(held_out.test["label"]))
     init += float(np.clip(1 - gain / _NOT_TRUSTED, 0, 1)) * _above(config, wrong)
     said["trial_wrong"], of_which = wrong, f", of whose labels about {100 * wrong:.0f} % are wrong"
   init, weight = float(np.clip(init, 0.0, 1.0)), float(np.clip(0.5 + from_half, _LEAST, 1.0))
@@ -115,6 +116,13 @@ def _try(shared, given):
     config.alpha.trial_epochs, len(held_out.test["label"]), 100 * target, 100 * joint, of_which, init, weight,
   )  # fmt: skip
   return {"alpha_init": init, "burn_in_weight": weight} | said
+
+
+def _wrong_part(agreement, accuracy, count):
+  """What part of the source's labels seems wrong, by `count` of them; few leave it near what was thought before."""
+  before, worth = _BEFORE
+  missing = 1 - min(1.0, agreement / max(accuracy, 1e-6))
+  return (count * missing + worth * before) / (count + worth)
 
 
 def _above(config, wrong):
