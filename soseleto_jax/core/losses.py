@@ -49,11 +49,12 @@ def batch_size_of(batch: Any) -> int:
   for path, leaf in jax.tree.leaves_with_path(dict(batch)):
     _check_array(leaf, path)
   sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(dict(batch))}
-  shapes = jax.tree.map(lambda leaf: leaf.shape, dict(batch))
-  if sizes == {(0,)}:
-    raise ValueError(f"batch with shapes {shapes}: no example; give one row at least, masked where it does not count")
-  if len(sizes) != 1 or () in sizes:
-    raise ValueError(f"batch with shapes {shapes}: every array needs the same leading axis, one row per example")
+  if len(sizes) != 1 or () in sizes or (0,) in sizes:
+    shapes = jax.tree.map(lambda leaf: leaf.shape, dict(batch))
+    cure = "every array needs the same leading axis, one row per example"
+    if sizes == {(0,)}:
+      cure = "no example; give one row at least, masked where it does not count"
+    raise ValueError(f"batch with shapes {shapes}: {cure}")
   return sizes.pop()[0]
 
 
