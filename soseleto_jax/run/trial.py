@@ -32,6 +32,7 @@ VERSION = 2  # raised where another start follows: records of experiments count 
 # it moves by in as many steps of q = 1. Measured on CIFAR-10 with wrong labels of four kinds.
 _SPREAD = 1.2
 _WRONG = (0.02, 0.5)  # least and most of the source that is to be out after the burn-in
+_SEEN = 0.4  # of systematically wrong labels; the target's network is wrong in the same way on the others
 _BEFORE = (0.25, 100)  # what is thought of that part beforehand, and how many images held back it takes to think again
 _NOT_TRUSTED = -0.03  # gain in accuracy at which the labels' agreement with the target says nothing any more
 
@@ -128,7 +129,7 @@ def _wrong_part(agreement, accuracy, count):
 def _above(config, wrong):
   """How far above 1/2 `alpha` has to start for that part of the source to end the burn-in below."""
   spread = _SPREAD * config.alpha.step_size * config.alpha.burn_in_epochs
-  return spread * NormalDist().inv_cdf(1 - float(np.clip(wrong, *_WRONG)))
+  return spread * NormalDist().inv_cdf(1 - float(np.clip(wrong / _SEEN, *_WRONG)))
 
 
 def _hold_out(task: Task, seed: int) -> Task | None:
