@@ -31,9 +31,9 @@ VERSION = 2  # raised where another start follows: records of experiments count 
 # In a burn-in `alpha` falls behind its start as a normal variable does whose standard deviation is so many times what
 # it moves by in as many steps of q = 1. Measured on CIFAR-10 with wrong labels of four kinds.
 _SPREAD = 1.2
-_WRONG = (0.02, 0.5)  # least and most of the source that is to be out after the burn-in
-_SEEN = 0.4  # of systematically wrong labels; the target's network is wrong in the same way on the others
-_BEFORE = (0.25, 100)  # what is thought of that part beforehand, and how many images held back it takes to think again
+_OUT = (0.02, 0.5)  # least and most of the source that is to be out after the burn-in
+_SEEN = 0.4  # of an annotator's or of people's wrong labels; on the rest the target's network is wrong like them
+_BEFORE = (0.25, 100)  # what is to be seen as far as is known beforehand, and how many images say as much
 _NOT_TRUSTED = -0.03  # gain in accuracy at which the labels' agreement with the target says nothing any more
 
 
@@ -56,8 +56,8 @@ def with_start(
 
   With a burn-in, in which all examples have that weight, the start decides how many count afterwards. The first network
   has learned from right labels alone, so that it should agree with the source's as often as it is right on the images
-  held back; what is missing is the part of the labels that is wrong, or most of it. Few images held back leave it near
-  a quarter. `alpha` starts so much higher that about this part is below 1/2 when the burn-in ends.
+  held back; what is missing are wrong labels, of systematic ones two in five. Where that leaves less than half of the
+  source to doubt, `alpha` starts so much higher that about the doubtful part is below 1/2 when the burn-in ends.
 
   Args:
     shared: of the run's experiment.
@@ -68,7 +68,7 @@ def with_start(
 
   Returns:
     The config, and what to say of it: "alpha_init", "burn_in_weight", the accuracies "trial_target" and "trial_joint",
-    and, where source and target have the same classes, the part of wrong labels, "trial_wrong".
+    and, where source and target have the same classes, the part of wrong labels that shows, "trial_wrong".
   """
   found = before or (_read(workdir / _FILE) if resumes else None) or _try(shared, given)
   config = shared.setup.config.copy_and_resolve_references()
@@ -109,7 +109,7 @@ def _try(shared, given):
   if held_out.validation is not None:
     wrong = _wrong_part(float(tried["target_only"]["validation_accuracy"]), target, len(held_out.test["label"]))
     init += float(np.clip(1 - gain / _NOT_TRUSTED, 0, 1)) * _above(config, wrong)
-    said["trial_wrong"], of_which = wrong, f", of whose labels about {100 * wrong:.0f} % are wrong"
+    said["trial_wrong"], of_which = wrong, f", of whose labels at least {100 * wrong:.0f} % seem wrong"
   init, weight = float(np.clip(init, 0.0, 1.0)), float(np.clip(0.5 + from_half, _LEAST, 1.0))
   _LOGGER.info(
     "trial of %d epochs, on %d clean images: %.1f %% from the target alone, %.1f %% with the source%s; so alpha starts "
@@ -120,16 +120,16 @@ def _try(shared, given):
 
 
 def _wrong_part(agreement, accuracy, count):
-  """What part of the source's labels seems wrong, by `count` of them; few leave it near what was thought before."""
+  """What part of the source's labels seems wrong, by `count` of them; few leave it near what was known before."""
   before, worth = _BEFORE
   missing = 1 - min(1.0, agreement / max(accuracy, 1e-6))
   return (count * missing + worth * before) / (count + worth)
 
 
 def _above(config, wrong):
-  """How far above 1/2 `alpha` has to start for that part of the source to end the burn-in below."""
+  """How far above 1/2 `alpha` has to start for what may be wrong to end the burn-in below."""
   spread = _SPREAD * config.alpha.step_size * config.alpha.burn_in_epochs
-  return spread * NormalDist().inv_cdf(1 - float(np.clip(wrong / _SEEN, *_WRONG)))
+  return spread * NormalDist().inv_cdf(1 - float(np.clip(wrong / _SEEN, *_OUT)))
 
 
 def _hold_out(task: Task, seed: int) -> Task | None:
