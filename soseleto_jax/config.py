@@ -63,7 +63,7 @@ def default_config() -> ConfigDict:
       ),
       alpha=dict(
         init=0.5,
-        trial_epochs=0,  # of a trial that chooses init and burn_in_weight by whether the source helps; 0: none
+        trial_epochs=0,  # of a trial that chooses init and burn_in_weight by how good the source is; 0: none
         step_size=1.0,  # s = λ_α λ_p at the first step; it follows the schedule of λ_p
         first=False,
         every=1,  # k: alpha learns at every k-th step; the others cost no inner product

@@ -72,17 +72,17 @@ def test_the_start_follows_from_the_difference(tmp_path, answers, target_only, j
   "right, joint, above",
   [
     (0.5, 0.8, 0.0),
-    (0.3, 0.8, 0.0),  # more than half says as much as half
-    (0.8, 0.8, 0.8416),  # standard deviations of the normal distribution that leave 20 % below
-    (0.9, 0.8, 1.2816),
+    (0.8, 0.8, 0.0),  # a fifth shows, so that half may be wrong
+    (0.92, 0.8, 0.8416),  # standard deviations of the normal distribution that leave 20 % below
+    (0.96, 0.8, 1.2816),
     (1.0, 0.8, 2.0537),
     (1.2, 0.8, 2.0537),
-    (0.8, 0.785, 0.4208),  # half trusted
+    (0.92, 0.785, 0.4208),  # half trusted
     (1.0, 0.77, 0.0),
     (1.0, 0.5, 0.0),
   ],
 )
-def test_the_start_follows_from_the_part_that_is_wrong(tmp_path, answers, right, joint, above):
+def test_the_start_follows_from_the_part_that_may_be_wrong(tmp_path, answers, right, joint, above):
   """So far above what the difference says as alpha falls behind in a burn-in of 2 epochs with steps of 0.05."""
   answers(right=0.5, target_only=0.8, joint=joint)
   fields = {"alpha__burn_in_epochs": 2.0, "alpha__step_size": 0.05}
