@@ -56,8 +56,9 @@ def with_start(
 
   With a burn-in, in which all examples have that weight, the start decides how many count afterwards. The first network
   has learned from right labels alone, so that it should agree with the source's as often as it is right on the images
-  held back; what is missing are wrong labels, of systematic ones two in five. Where that leaves less than half of the
-  source to doubt, `alpha` starts so much higher that about the doubtful part is below 1/2 when the burn-in ends.
+  held back; what is missing are wrong labels, of systematic ones two in five, and labels that it agrees with more often
+  err as it does. Where that leaves less than half of the source to doubt, `alpha` starts so much higher that about the
+  doubtful part is below 1/2 when the burn-in ends.
 
   Args:
     shared: of the run's experiment.
@@ -122,7 +123,7 @@ def _try(shared, given):
 def _wrong_part(agreement, accuracy, count):
   """What part of the source's labels seems wrong, by `count` of them; few leave it near what was known before."""
   before, worth = _BEFORE
-  missing = 1 - min(1.0, agreement / max(accuracy, 1e-6))
+  missing = min(1.0, abs(1 - agreement / max(accuracy, 1e-6)))  # more than it is right: labels that err as it does
   return (count * missing + worth * before) / (count + worth)
 
 
