@@ -42,7 +42,7 @@ _KNOWN = {
   "burn_in_weight": ("Weight of the source at first, by a trial", "score"),
   "trial_target": ("Trial: accuracy from the target alone", "percent"),
   "trial_joint": ("Trial: accuracy with the whole source", "percent"),
-  "trial_wrong": ("Trial: wrong labels in the source, at least", "percent"),
+  "trial_agreement": ("Trial: labels of the source that the target alone agrees with", "percent"),
   "auc": ("Area under ROC curve of 1 − α, wrong labels", "score"),
   "average_precision": ("Average precision of 1 − α, wrong labels", "score"),
   "alpha_right": ("Mean α of right labels", "score"),

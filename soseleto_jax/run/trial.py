@@ -69,7 +69,8 @@ def with_start(
 
   Returns:
     The config, and what to say of it: "alpha_init", "burn_in_weight", the accuracies "trial_target" and "trial_joint",
-    and, where source and target have the same classes, the part of wrong labels that shows, "trial_wrong".
+    and, where source and target have the same classes, "trial_agreement": how many of the source's labels, of as many
+    as were held back, the first network agrees with.
   """
   found = before or (_read(workdir / _FILE) if resumes else None) or _try(shared, given)
   config = shared.setup.config.copy_and_resolve_references()
@@ -106,16 +107,18 @@ def _try(shared, given):
   target, joint = (float(tried[method]["test_accuracy"]) for method in ("target_only", "joint"))
   said, gain = {"trial_target": target, "trial_joint": joint}, joint - target
   from_half = float(np.interp(gain, _GAINS, _FROM_HALF))
-  init, of_which = 0.5 + from_half / config.alpha.gain, ""
+  init, which = 0.5 + from_half / config.alpha.gain, ""
   if held_out.validation is not None:
-    wrong = _wrong_part(float(tried["target_only"]["validation_accuracy"]), target, len(held_out.test["label"]))
+    agreement = float(tried["target_only"]["validation_accuracy"])
+    wrong = _wrong_part(agreement, target, len(held_out.test["label"]))
     init += float(np.clip(1 - gain / _NOT_TRUSTED, 0, 1)) * _above(config, wrong)
-    said["trial_wrong"], of_which = wrong, f", of whose labels at least {100 * wrong:.0f} % seem wrong"
+    said["trial_agreement"] = agreement
+    which = f", whose network agrees with {100 * agreement:.1f} % of the source's labels"
   init, weight = float(np.clip(init, 0.0, 1.0)), float(np.clip(0.5 + from_half, _LEAST, 1.0))
   _LOGGER.info(
-    "trial of %d epochs, on %d clean images: %.1f %% from the target alone, %.1f %% with the source%s; so alpha starts "
+    "trial of %d epochs, on %d clean images: %.1f %% from the target alone%s; %.1f %% with the source; so alpha starts "
     "at %.3f, and the source with weight %.2f",
-    config.alpha.trial_epochs, len(held_out.test["label"]), 100 * target, 100 * joint, of_which, init, weight,
+    config.alpha.trial_epochs, len(held_out.test["label"]), 100 * target, which, 100 * joint, init, weight,
   )  # fmt: skip
   return {"alpha_init": init, "burn_in_weight": weight} | said
 
