@@ -18,6 +18,7 @@ def small_tables(experiment, metrics_of, folder):
     for run in experiment.make_runs("small", [0, 1]):
       if (metrics := metrics_of(run)) is not None:
         record = {"protocol": "small", "method": run.method, "conditions": dict(run.conditions), "metrics": metrics}
-        file.write(json.dumps(record | {"settings": dict(run.settings), "config": run.config.to_dict()}) + "\n")
+        record |= {"settings": dict(run.settings), "config": run.config.to_dict(), "versions": run.versions()}
+        file.write(json.dumps(record) + "\n")
   experiment.render("small", runs.records_of(experiment, "small", path), folder)
   return (folder / f"{experiment.name}_small.md").read_text(encoding="utf-8")
