@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from soseleto_jax.data import draws, lazy
+from soseleto_jax.data import draws, selection
 from soseleto_jax.data.get_task import get_task
 from soseleto_jax.data.task import Task
 from soseleto_jax.models import make_network
@@ -135,4 +135,4 @@ def _draw_folds(label, num_folds, seed):
 
 def _take(task, mask):
   """The task with some of its source examples only."""
-  return dataclasses.replace(task, source={name: lazy.take(column, mask) for name, column in task.source.items()})
+  return dataclasses.replace(task, source=selection.take(task.source, mask))

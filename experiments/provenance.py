@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from soseleto_jax.methods.base import version_of
 from soseleto_jax.run import trial
+from soseleto_jax.run.given import Given
 
 UNCOUNTED = "not counted"
 
@@ -29,7 +30,7 @@ def versions(config: ConfigDict, train: Callable[..., Any]) -> dict[str, int]:
   module = sys.modules[getattr(train, "__module__", type(train).__module__)]
   name = module.__name__ if module.__spec__ is None else module.__spec__.name  # also of what `python -m` runs
   counted = {f"method {config.method}": version_of(config.method), name: getattr(module, "VERSION", 1)}
-  if config.method == "soseleto" and config.alpha.trial_epochs and config.alpha.burn_in_epochs:
+  if trial.is_wanted(config, Given()) and config.alpha.burn_in_epochs:
     counted["trial"] = trial.VERSION
   return counted
 

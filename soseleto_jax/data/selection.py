@@ -37,8 +37,7 @@ class Subset:
 
   def take(self, index: np.ndarray) -> "Subset":
     """Returns the examples at an index (integers or a mask)."""
-    examples = {key: lazy.take(value, index) for key, value in self.examples.items()}
-    return dataclasses.replace(self, examples=examples)
+    return dataclasses.replace(self, examples=take(self.examples, index))
 
   def called(self) -> tuple[Any, ...] | None:
     """Returns the label of each class as the user has it; None: 0 to K - 1."""
@@ -112,6 +111,11 @@ class Subset:
         same |= same_images(self.examples["x"], other.examples["x"])
     subset = self.leave_out(drawn, "drawn from the same set for target, validation or test")
     return subset.leave_out(same[~drawn], "also in the target, validation or test set")
+
+
+def take(examples: Examples, index: np.ndarray) -> Examples:
+  """Returns the examples at an index (integers or a mask); a set on disk stays there."""
+  return {name: lazy.take(column, index) for name, column in examples.items()}
 
 
 def balanced(labels: np.ndarray, per_class: np.ndarray, seed: int, stream: str, field: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from soseleto_jax.data import lazy, selection
+from soseleto_jax.data import selection
 from soseleto_jax.data.task import Task
 from soseleto_jax.report import writers
 from soseleto_jax.run import processes
@@ -33,7 +33,7 @@ VERSION = 2  # raised where another start follows: records of experiments count 
 _SPREAD = 1.2
 _OUT = (0.02, 0.5)  # least and most of the source that is to be out after the burn-in
 _SEEN = 0.4  # of an annotator's or of people's wrong labels; on the rest the target's network is wrong like them
-_BEFORE = (0.25, 100)  # what is to be seen as far as is known beforehand, and how many images say as much
+_BEFORE = (0.25, 100)  # what is thought to show before anything is seen, and for how many images that counts
 _NOT_TRUSTED = -0.03  # gain in accuracy at which the labels' agreement with the target says nothing any more
 
 
@@ -54,11 +54,11 @@ def with_start(
   where it costs 6 or more; from there on the more it costs, up to 12, the longer they wait until `alpha` lets them
   in. A source whose labels are wrong systematically is then kept out until its examples are told apart.
 
-  With a burn-in, in which all examples have that weight, the start decides how many count afterwards. The first network
-  has learned from right labels alone, so that it should agree with the source's as often as it is right on the images
-  held back; what is missing are wrong labels, of systematic ones two in five, and labels that it agrees with more often
-  err as it does. Where that leaves less than half of the source to doubt, `alpha` starts so much higher that about the
-  doubtful part is below 1/2 when the burn-in ends.
+  With a burn-in, in which all examples have that weight, the start decides how many count afterwards. The first
+  network has learned from right labels alone, so that it should agree with the source's as often as it is right on
+  the images held back. What is missing shows wrong labels, about two in five of those that are wrong systematically;
+  more agreement than that shows labels that err as the network does. Where less than half of the source is to be
+  doubted for it, `alpha` starts so much higher that about this part is below 1/2 when the burn-in ends.
 
   Args:
     shared: of the run's experiment.
@@ -92,7 +92,8 @@ def _read(path):
   """Returns the answer in a file, or None where it has none: the trial, taken again, gives the same."""
   try:
     found = json.loads(path.read_bytes())
-    return found if 0 <= found["alpha_init"] <= 1 else None
+    weights = found["alpha_init"], found.get("burn_in_weight", 1.0)
+    return found if all(0 <= weight <= 1 for weight in weights) else None
   except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return None
 
@@ -148,17 +149,14 @@ def _hold_out(task: Task, seed: int) -> Task | None:
     if not len(index):
       return None
     held = np.isin(np.arange(len(label)), index)
-    target, test = _rows(target, ~held), _rows(target, held)
+    target, test = selection.take(target, ~held), selection.take(target, held)
   source = None
   if task.shared_classes:
     label, counts = task.source["label"], np.bincount(test["label"], minlength=task.num_source_classes)
     counts = np.minimum(counts, np.bincount(label, minlength=task.num_source_classes))
-    source = _rows(task.source, selection.balanced(label, counts, seed, "trial source", "config.alpha.trial_epochs"))
+    index = selection.balanced(label, counts, seed, "trial source", "config.alpha.trial_epochs")
+    source = selection.take(task.source, index)
   return dataclasses.replace(task, target=target, validation=source, test=test)
-
-
-def _rows(examples, index):
-  return {name: lazy.take(column, index) for name, column in examples.items()}
 
 
 def _evaluation(shared, task, given, method):

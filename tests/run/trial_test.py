@@ -166,10 +166,13 @@ def test_a_run_of_an_older_version_goes_on_with_its_weights(tmp_path, answers, i
     assert said == pytest.approx({"alpha_init": init, "burn_in_weight": weight})
 
 
-def test_an_answer_that_was_lost_is_found_again(tmp_path, answers):
+@pytest.mark.parametrize(
+  "damaged", ['{"first', '{"alpha_init": 0.3, "burn_in_weight": null}', '{"alpha_init": 0.3, "burn_in_weight": 7}']
+)
+def test_an_answer_that_was_lost_is_found_again(tmp_path, answers, damaged):
   answers(target_only=0.9, joint=0.6)
   expected = trial.with_start(shared(config()), Given(), tmp_path, resumes=False)
-  (tmp_path / "trial.json").write_text('{"first')
+  (tmp_path / "trial.json").write_text(damaged)
   assert trial.with_start(shared(config()), Given(), tmp_path, resumes=True) == expected
 
 
