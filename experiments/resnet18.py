@@ -19,7 +19,7 @@ METHODS = {name: noise_kinds.METHODS[name] for name in ("source_only", "joint")}
   BEST: noise_kinds.METHODS[BEST],
 }
 _DETECTORS = {name: METHODS[name] for name in ("confident_learning", BEST)}
-_NETWORK = dict(name="resnet", norm="group", width=64, stage_sizes=(2, 2, 2, 2), dtype="float32")
+_NETWORK = dict(name="resnet", norm="group", width=64, stage_sizes=(2, 2, 2, 2), dtype="bfloat16")
 _AUGMENTATION = ("flip", "crop=4")
 
 

@@ -17,7 +17,7 @@ from experiments.tables import Method
 from soseleto_jax.data.task import Task
 
 NOISE = (0.3, 0.4, 0.5)
-MAIN = ("source_only", "noise_layer", "soseleto_joint")
+MAIN = ("source_only", "noise_layer", "noise_types", "soseleto_joint")
 
 
 def train_confident_learning(
