@@ -1,4 +1,4 @@
-"""Wrong labels of every kind: `python -m experiments.noise_kinds --seeds=0,1,2,3,4`.
+"""Wrong labels of every kind: `python -m experiments.noise_kinds --seeds=0,1,2,3,4,5`.
 
 Nobody knows how the labels of his data went wrong: at random, between classes that look alike, as a weak annotator or a
 model trained on little sees things, or as people do. Here every method meets each of them, on handwritten digits and on

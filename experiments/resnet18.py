@@ -1,8 +1,8 @@
 """Beyond the paper, what the field trains: ResNet-18, `python -m experiments.resnet18 --protocol=small`.
 
 CIFAR-10 with 40 % of the labels wrong at random, and with the labels of CIFAR-10N that are wrong most often. Methods
-all have the same network with GroupNorm, the same flips and crops of source and target, and the epochs and settings of
-configs/cifar_noise.py and configs/cifar10n.py. For a GPU: on a CPU core a run takes hours.
+all have the same network with GroupNorm, in bfloat16, the same flips and crops of source and target, and the epochs and
+settings of configs/cifar_noise.py and configs/cifar10n.py. For a GPU: on a CPU core a run takes hours.
 """
 
 import pathlib

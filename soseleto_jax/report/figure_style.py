@@ -32,7 +32,7 @@ def percent(fraction: float, _) -> str:
 
 def style_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
   """Titles, labels and grid."""
-  axes.set_title(title, fontsize=11, loc="left", color=INK, fontweight="bold")
+  axes.set_title(title, fontsize=11, loc="left", color=INK, fontweight="bold", wrap=True)
   axes.set_xlabel(xlabel, fontsize=10, color=INK)
   axes.set_ylabel(ylabel, fontsize=10, color=INK)
   axes.tick_params(labelsize=9, colors=GREY, length=0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from experiments import figure2, table1
 
@@ -47,3 +48,11 @@ def test_lines_are_means_over_seeds(seeds):
     assert list(lines) == ([f"{noise}% wrong labels" for noise in (30, 40, 50)] if seeds else [])
     for noise, line in zip((30, 40, 50), lines.values(), strict=bool(seeds)):
       np.testing.assert_allclose(line[[0, -1]], [[2, line[0, 1]], [100, noise + 1]])  # seeds 0 and 2: 1 point more
+
+
+def test_nothing_is_cut_off():
+  figure = figure2.draw(records([0]))
+  FigureCanvasAgg(figure).draw()
+  for axes in figure.axes:
+    box = axes.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
