@@ -17,7 +17,7 @@ UNCOUNTED = "not counted"
 def versions(config: ConfigDict, train: Callable[..., Any]) -> dict[str, int]:
   """Returns the `VERSION` of a method's and of a training function's module, by its name; 1 where it has none.
 
-  That of the trial stands beside them where its answer may be another: in runs with a burn-in.
+  That of the trial stands beside them where the run takes one.
 
   A record counts while these are what it was computed by. A module without one, or a record of before, has 1.
 
@@ -30,7 +30,7 @@ def versions(config: ConfigDict, train: Callable[..., Any]) -> dict[str, int]:
   module = sys.modules[getattr(train, "__module__", type(train).__module__)]
   name = module.__name__ if module.__spec__ is None else module.__spec__.name  # also of what `python -m` runs
   counted = {f"method {config.method}": version_of(config.method), name: getattr(module, "VERSION", 1)}
-  if trial.is_wanted(config, Given()) and config.alpha.burn_in_epochs:
+  if trial.is_wanted(config, Given()):
     counted["trial"] = trial.VERSION
   return counted
 
