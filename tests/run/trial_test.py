@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -136,6 +137,26 @@ def test_the_target_s_network_agrees_less_where_labels_are_wrong(tmp_path):
 def test_alpha_starts_within_its_bounds(tmp_path, answers):
   answers(target_only=0.9, joint=0.6)
   assert trial.with_start(shared(config(alpha__gain=1.0)), Given(), tmp_path, False)[1]["alpha_init"] == 0.0
+
+
+@pytest.mark.parametrize("epochs, averaged", [(1, 1), (2, 2), (3, 4)])
+def test_the_mean_of_the_last_third_is_judged(monkeypatch, epochs, averaged):
+  """Of the parameters after each step, also where a run takes several at once."""
+  task, passed, judged = runs.make_task(), [], []
+  advance = Experiment.advance
+
+  def watched(experiment, *args):
+    state, count, metrics = advance(experiment, *args)
+    passed.append(jax.device_get(state.params))
+    return state, count, metrics
+
+  monkeypatch.setattr(Experiment, "advance", watched)
+  monkeypatch.setattr(Experiment, "evaluate", lambda _, state: judged.append(jax.device_get(state.params)))
+  before = shared(config(num_epochs=4, alpha__trial_epochs=epochs, steps_per_call=4), task)
+  trial._evaluation(before, task, Given(), "joint")
+  assert len(passed) == runs.STEPS_PER_EPOCH * epochs
+  expected = jax.tree.map(lambda *values: np.mean(values, axis=0), *passed[-averaged:])
+  chex.assert_trees_all_close(judged[0], expected, rtol=1e-6)
 
 
 def test_the_trial_descends_no_domain_term(tmp_path):
