@@ -3,8 +3,8 @@
 Nobody knows how the labels of his data went wrong: at random, between classes that look alike, as a weak annotator or a
 model trained on little sees things, or as people do. Here every method meets each of them, on handwritten digits and on
 CIFAR-10, with the same network, source, wrong labels, clean target and epochs. `small` has the digits, in seconds a
-run, and CIFAR-10 as configs/cifar_noise.py:small; `full` has CIFAR-10 at full size alone. All methods
-of a seed have to be run on one kind of machine, as a few of the network's labels are others on another.
+run, and CIFAR-10 as configs/cifar_noise.py:small; `full` has CIFAR-10 at full size alone. The network's labels differ
+by a few from one kind of machine to another: there all methods of a seed have to be run on one.
 
 Of every method that tells wrong labels from right ones stands how well: for SOSELETO by 1 - α, for confident learning
 by cleanlab's label quality score, from networks trained on the same source.
