@@ -49,5 +49,5 @@ def get_config(argument=None):
   else:
     config.target_weight = 0.25
     transforms = ("residual_normalize", "scale_by_std", "add_agreement")
-    config.alpha.update(**sharp, trial_epochs=3, step_size=0.0125, gain=8.0, transforms=transforms, target_params="all")
+    config.alpha.update(**sharp, trial_epochs=3, step_size=0.005, gain=20.0, transforms=transforms, target_params="all")
   return config
