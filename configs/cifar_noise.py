@@ -69,8 +69,8 @@ def get_config(argument=None):
     transforms = ("center_by_class", "residual_normalize", "scale_by_std")
     config.alpha.update(**sharp, step_size=0.06, transforms=transforms)
   else:
-    transforms = ("residual_normalize", "scale_by_std", "add_agreement")
-    config.alpha.update(**sharp, step_size=0.0125, gain=8.0, transforms=transforms)
+    transforms = ("residual_normalize", "scale_by_std", "add_agreement", "center_by_class")
+    config.alpha.update(**sharp, step_size=0.005, gain=20.0, transforms=transforms)
     config.alpha.trial_epochs = 1 if arg.runlocal else 3
   if arg.joint or not (arg.paper or arg.symmetric):
     config.target_batch_size = 100

@@ -28,8 +28,9 @@ _SIDES = (32, 64)
 _TRIAL_EPOCHS = 3
 _LEAST_PER_CLASS_FOR_VALIDATION = 50
 
-_SHARED = dict(target_loss="margin", direction="orthogonal", gain=8.0, target_params="all")
+_SHARED = dict(target_loss="margin", direction="orthogonal", gain=20.0, target_params="all")
 _SHARED_TRANSFORMS = ("residual_normalize", "scale_by_std", "add_agreement")
+_LEAST_PER_CLASS_TO_CENTER = 8  # of a batch, below which a class's mean is that of the example itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,12 +178,14 @@ def _choose_network(config, facts):
 
 
 def _choose_alpha(config, facts):
-  step_size = max(0.0125, 0.25 / config.num_epochs)
   if not facts.shared_classes:
+    step_size = max(0.0125, 0.25 / config.num_epochs)
     config.alpha.update(step_size=step_size, transforms=("scale_by_std",), target_params="all")
     return
   is_mlp = not facts.own_network and config.model.name == "mlp"
-  config.alpha.update(_SHARED | dict(step_size=step_size, transforms=_SHARED_TRANSFORMS))
+  centered = not is_mlp and config.batch_size >= _LEAST_PER_CLASS_TO_CENTER * len(facts.target_counts)
+  transforms = _SHARED_TRANSFORMS + ("center_by_class",) * centered
+  config.alpha.update(_SHARED | dict(step_size=max(0.005, 0.1 / config.num_epochs), transforms=transforms))
   config.alpha.params = () if is_mlp or facts.own_network == "whole" else ("classifier",)
   if facts.own_network == "whole":
     config.alpha.direction = "gradient"  # the other takes a decomposition of every kernel

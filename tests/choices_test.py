@@ -68,7 +68,16 @@ def test_a_trial_where_there_is_something_to_try_on():
 
 def test_fewer_epochs_are_followed():
   config, _ = chosen(shape=(32, 32, 3), num_epochs=2)
-  assert config.num_epochs == 2 and config.alpha.burn_in_epochs == 1 and config.alpha.step_size == 0.125
+  assert config.num_epochs == 2 and config.alpha.burn_in_epochs == 1 and config.alpha.step_size == 0.05
+
+
+def test_hard_classes_are_centered_where_a_batch_has_enough_of_each():
+  """By a network that takes some classes for harder than others, as of images; not by a perceptron."""
+  images = dict(num_source=800, shape=(32, 32, 3))  # in batches of 64
+  assert "center_by_class" in chosen(**images, target_counts=(10,) * 8)[0].alpha.transforms
+  assert "center_by_class" not in chosen(**images, target_counts=(10,) * 9)[0].alpha.transforms
+  assert "center_by_class" not in chosen(num_source=800, target_counts=(10,) * 8)[0].alpha.transforms
+  assert "center_by_class" in chosen(**images, target_counts=(10,) * 8, own_network="whole")[0].alpha.transforms
 
 
 def test_validation_and_size():

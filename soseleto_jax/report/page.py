@@ -43,6 +43,7 @@ _KNOWN = {
   "trial_target": ("Trial: accuracy from the target alone", "percent"),
   "trial_joint": ("Trial: accuracy with the whole source", "percent"),
   "trial_agreement": ("Trial: labels of the source that the target alone agrees with", "percent"),
+  "center_by_class": ("Alignment centred by class, by a trial", "text"),
   "auc": ("Area under ROC curve of 1 − α, wrong labels", "score"),
   "average_precision": ("Average precision of 1 − α, wrong labels", "score"),
   "alpha_right": ("Mean α of right labels", "score"),

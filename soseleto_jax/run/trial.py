@@ -28,7 +28,7 @@ _FILE = "trial.json"
 _GAINS, _FROM_HALF = (-0.12, 0.0, 0.05), (-0.96, 0.0, 0.8)
 _LEAST = 0.1  # of burn-in, in which a weight of 0 would learn nothing of the source
 
-VERSION = 3  # raised where another start follows: records of experiments count by it
+VERSION = 4  # raised where another start follows: records of experiments count by it
 
 # In a burn-in `alpha` falls behind its start as a normal variable does whose standard deviation is so many times what
 # it moves by in as many steps of q = 1. Measured on CIFAR-10 with wrong labels of four kinds.
@@ -37,6 +37,10 @@ _OUT = (0.02, 0.5)  # least and most of the source that is to be out after the b
 _SEEN = 0.4  # of an annotator's or of people's wrong labels; on the rest the target's network is wrong like them
 _BEFORE = (0.25, 100)  # what is thought to show before anything is seen, and for how many images that counts
 _NOT_TRUSTED = -0.03  # gain in accuracy at which the labels' agreement with the target says nothing any more
+
+# Agreement over accuracy from which on labels err as the target's network does, and so by whole classes. Measured: 1.6
+# and more where such a network gave them, 1.0 at most elsewhere.
+_ALIKE, _CENTERED = 1.2, "center_by_class"
 
 
 def is_wanted(config: ConfigDict, given: Given) -> bool:
@@ -62,6 +66,9 @@ def with_start(
   more agreement than that shows labels that err as the network does. Where less than half of the source is to be
   doubted for it, `alpha` starts so much higher that about this part is below 1/2 when the burn-in ends.
 
+  Where that network agrees a fifth more often than it is right, "center_by_class" is left out of `alpha.transforms`: it
+  would hide that whole classes are wrong.
+
   Args:
     shared: of the run's experiment.
     given: what the caller gave it.
@@ -72,7 +79,7 @@ def with_start(
   Returns:
     The config, and what to say of it: "alpha_init", "burn_in_weight", the accuracies "trial_target" and "trial_joint",
     and, where source and target have the same classes, "trial_agreement": how many of the source's labels, of as many
-    as were held back, the first network agrees with.
+    as were held back, the first network agrees with; and "center_by_class", whether it stays, where the config has it.
   """
   found = before or (_read(workdir / _FILE) if resumes else None) or _try(shared, given)
   config = shared.setup.config.copy_and_resolve_references()
@@ -82,6 +89,8 @@ def with_start(
   if processes.is_main():
     write(workdir, found)
   config.alpha.init, config.alpha.burn_in_weight = found["alpha_init"], found["burn_in_weight"]
+  if not found.get(_CENTERED, True):
+    config.alpha.transforms = tuple(name for name in config.alpha.transforms if name != _CENTERED)
   return config, found
 
 
@@ -117,6 +126,9 @@ def _try(shared, given):
     init += float(np.clip(1 - gain / _NOT_TRUSTED, 0, 1)) * _above(config, wrong)
     said["trial_agreement"] = agreement
     which = f", whose network agrees with {100 * agreement:.1f} % of the source's labels"
+    if _CENTERED in config.alpha.transforms:
+      said[_CENTERED] = agreement <= _ALIKE * target
+      which += "" if said[_CENTERED] else ", so that whole classes may be wrong, and nothing is centered by class"
   init, weight = float(np.clip(init, 0.0, 1.0)), float(np.clip(0.5 + from_half, _LEAST, 1.0))
   _LOGGER.info(
     "trial of %d epochs, on %d clean images: %.1f %% from the target alone%s; %.1f %% with the source; so alpha starts "

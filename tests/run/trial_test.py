@@ -96,6 +96,18 @@ def test_the_start_follows_from_the_part_that_may_be_wrong(tmp_path, answers, ri
   assert said["alpha_init"] - half["alpha_init"] == pytest.approx(1.2 * 0.05 * 2 * above, abs=1e-4)
 
 
+@pytest.mark.parametrize("right, stays", [(0.5, True), (1.19, True), (1.21, False), (1.8, False)])
+def test_labels_that_err_as_the_target_s_network_does_are_not_centered_by_class(tmp_path, answers, right, stays):
+  """Also when the run goes on."""
+  answers(right=right, target_only=0.5, joint=0.5)
+  before = shared(config(alpha__transforms=("scale_by_std", "center_by_class")))
+  first = trial.with_start(before, Given(), tmp_path, resumes=False)
+  assert first[0].alpha.transforms == ("scale_by_std",) + ("center_by_class",) * stays
+  assert first[1]["center_by_class"] is stays
+  assert trial.with_start(before, Given(), tmp_path, resumes=True) == first
+  assert "center_by_class" not in trial.with_start(shared(config()), Given(), tmp_path, resumes=False)[1]
+
+
 @pytest.mark.parametrize(
   "agreement, count, wrong",
   [(0.8, 0, 0.25), (0.8, 100, 0.125), (0.9, 100, 0.1875), (0.4, 100, 0.375), (0.4, 10**6, 0.5), (0.0, 300, 0.8125)],
