@@ -30,7 +30,7 @@ _LEAST_PER_CLASS_FOR_VALIDATION = 50
 
 _SHARED = dict(target_loss="margin", direction="orthogonal", gain=20.0, target_params="all")
 _SHARED_TRANSFORMS = ("residual_normalize", "scale_by_std", "add_agreement")
-_LEAST_PER_CLASS_TO_CENTER = 8  # of a batch, below which a class's mean is that of the example itself
+_LEAST_PER_CLASS_TO_CENTER = 8  # of a batch; the mean of fewer is for a good part the example's own
 
 
 @dataclasses.dataclass(frozen=True)
