@@ -35,7 +35,7 @@ VERSION = 4  # raised where another start follows: records of experiments count 
 _SPREAD = 1.2
 _OUT = (0.02, 0.5)  # least and most of the source that is to be out after the burn-in
 _SEEN = 0.4  # of an annotator's or of people's wrong labels; on the rest the target's network is wrong like them
-_BEFORE = (0.25, 100)  # what is thought to show before anything is seen, and for how many images that counts
+_BEFORE, _WORTH = 0.25, 100  # what is thought to show before anything is seen, and for how many images that counts
 _NOT_TRUSTED = -0.03  # gain in accuracy at which the labels' agreement with the target says nothing any more
 
 # Agreement over accuracy from which on labels err as the target's network does, and so by whole classes. On CIFAR-10 it
@@ -67,8 +67,8 @@ def with_start(
   more agreement than that shows labels that err as the network does. Where less than half of the source is to be
   doubted for it, `alpha` starts so much higher that about this part is below 1/2 when the burn-in ends.
 
-  Where that network agrees a fifth more often than it is right, "center_by_class" is left out of `alpha.transforms`: it
-  would hide that whole classes are wrong.
+  Where that network agrees a fifth more often than it is right, on more than a few images, "center_by_class" is left
+  out of `alpha.transforms`: it would hide that whole classes are wrong.
 
   Args:
     shared: of the run's experiment.
@@ -123,12 +123,13 @@ def _try(shared, given):
   init, which = 0.5 + from_half / config.alpha.gain, ""
   if held_out.validation is not None:
     agreement = float(tried["target_only"]["validation_accuracy"])
-    wrong = _wrong_part(agreement, target, len(held_out.test["label"]))
+    ratio, count = min(2.0, agreement / max(target, 1e-6)), len(held_out.test["label"])
+    wrong = _weighed(abs(1 - ratio), _BEFORE, count)
     init += float(np.clip(1 - gain / _NOT_TRUSTED, 0, 1)) * _above(config, wrong)
     said["trial_agreement"] = agreement
     which = f", whose network agrees with {100 * agreement:.1f} % of the source's labels"
     if _CENTERED in config.alpha.transforms:
-      said[_CENTERED] = agreement <= _ALIKE * target
+      said[_CENTERED] = _weighed(ratio, 1 - _BEFORE, count) <= _ALIKE
       which += "" if said[_CENTERED] else ", so that whole classes may be wrong, and nothing is centered by class"
   init, weight = float(np.clip(init, 0.0, 1.0)), float(np.clip(0.5 + from_half, _LEAST, 1.0))
   _LOGGER.info(
@@ -139,11 +140,9 @@ def _try(shared, given):
   return {"alpha_init": init, "burn_in_weight": weight} | said
 
 
-def _wrong_part(agreement, accuracy, count):
-  """What part of the source's labels seems wrong, by `count` of them; few leave it near what was known before."""
-  before, worth = _BEFORE
-  missing = min(1.0, abs(1 - agreement / max(accuracy, 1e-6)))  # more than it is right: labels that err as it does
-  return (count * missing + worth * before) / (count + worth)
+def _weighed(shown, before, count):
+  """What to think after `count` images have shown it; few leave it near what was thought before."""
+  return (count * shown + _WORTH * before) / (count + _WORTH)
 
 
 def _above(config, wrong):

@@ -28,7 +28,7 @@ def shared(config, task=None):
 def answers(monkeypatch):
   """Sets what accuracies networks reach, and what part of them on the source; returns the methods that were tried."""
   tried = []
-  monkeypatch.setattr(trial, "_BEFORE", (0.25, 0))  # the few points of these tasks say it all
+  monkeypatch.setattr(trial, "_WORTH", 0)  # the few points of these tasks say it all
 
   def answer(right=0.5, **accuracy):
     tried.clear()
@@ -109,12 +109,24 @@ def test_labels_that_err_as_the_target_s_network_does_are_not_centered_by_class(
 
 
 @pytest.mark.parametrize(
-  "agreement, count, wrong",
-  [(0.8, 0, 0.25), (0.8, 100, 0.125), (0.9, 100, 0.1875), (0.4, 100, 0.375), (0.4, 10**6, 0.5), (0.0, 300, 0.8125)],
+  "right, target_only, known, stays", [(1.8, 0.5, 1, False), (1.8, 0.5, 2, True), (1e8, 1e-9, 2, True)]
 )
-def test_few_images_leave_the_part_near_a_quarter(agreement, count, wrong):
-  """Of a network that is right on 80 %."""
-  assert trial._wrong_part(agreement, 0.8, count) == pytest.approx(wrong, abs=1e-4)
+def test_few_images_leave_the_centering_as_it_is(monkeypatch, tmp_path, answers, right, target_only, known, stays):
+  """Few beside what is known before, which is worth so many times as much."""
+  answers(right=right, target_only=target_only, joint=target_only)
+  before = shared(config(alpha__transforms=("center_by_class",)))
+  monkeypatch.setattr(trial, "_WORTH", known * len(trial._hold_out(before.setup.task, 0).test["label"]))
+  assert trial.with_start(before, Given(), tmp_path, resumes=False)[1]["center_by_class"] is stays
+
+
+@pytest.mark.parametrize("known, above", [(0, 2.0537), (1, 0.4888), (10**6, 0.0)])
+def test_few_images_leave_the_part_near_a_quarter(monkeypatch, tmp_path, answers, known, above):
+  """Where nothing wrong shows: quantiles of what may be out, 0.02, an eighth over 0.4, and a half."""
+  answers(right=1.0, target_only=0.8, joint=0.8)
+  before = shared(config(alpha__burn_in_epochs=2.0, alpha__step_size=0.05))
+  monkeypatch.setattr(trial, "_WORTH", known * len(trial._hold_out(before.setup.task, 0).test["label"]))
+  said = trial.with_start(before, Given(), tmp_path, resumes=False)[1]
+  assert said["alpha_init"] - 0.5 == pytest.approx(1.2 * 0.05 * 2 * above, abs=1e-4)
 
 
 def test_without_a_burn_in_the_part_that_is_wrong_changes_nothing(tmp_path, answers):
