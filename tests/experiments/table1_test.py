@@ -20,6 +20,9 @@ def test_every_method_has_the_same_data_network_and_epochs(protocol):
     if run.method in ("learning_to_reweight", "meta_weight_net"):
       assert fields["optimizer"].pop("learning_rate") < 0.02  # at which they diverge
       fields["optimizer"]["learning_rate"] = 0.02
+    if run.method == "noise_types_within":  # the first network 5 epochs in advance, the second 2
+      assert (fields["num_epochs"], fields["optimizer"].pop("drop_epochs")) == (18 - 5 - 2, (15 - 5 - 2,))
+      fields["num_epochs"], fields["optimizer"]["drop_epochs"] = 18, (15,)
     assert shared.setdefault((run.conditions["noise"], run.config.seed), fields) == fields, run.method
     assert config["data"]["source"]["noise_rate"] == run.conditions["noise"]
   assert len(shared) == 6
@@ -39,6 +42,7 @@ def test_methods_differ_by_what_they_are_named_after():
   assert (paper.alpha.target_loss, paper.alpha.transforms, paper.alpha.params) == ("cross_entropy", (), ())
   assert best.alpha.transforms
   own = {"soseleto_paper": "soseleto", "soseleto_joint": "soseleto", "confident_learning": "joint"}
+  own["noise_types_within"] = "noise_types"
   assert {name: run.config.method for name, run in first.items()} == {name: own.get(name, name) for name in first}
   assert {name: run.settings for name, run in first.items() if run.settings} == {
     "confident_learning": {"num_folds": 3, "fold_epochs": 9}
