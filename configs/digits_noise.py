@@ -9,7 +9,7 @@ Settings were chosen by accuracy and by the AUC of alpha on seeds 100 to 104, an
 accuracy on seeds 0 to 2 too (docs/lab_notes.md).
 
 Seed 0, last epoch, seconds on two CPU cores: test 95.6 %, AUC of 1 - alpha 0.996; method=source_only 87.8 %. Other
-kinds of wrong labels, other methods, five seeds: `python -m experiments.noise_kinds`.
+kinds of wrong labels, other methods, ten seeds: `python -m experiments.noise_kinds`.
 
 Arguments:
   kind: how labels are wrong: `symmetric`, drawn at random; `asymmetric`, each digit taken for the next; `instance`, as
