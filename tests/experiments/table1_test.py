@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from configs import cifar_noise
 from experiments import runs, table1
 from soseleto_jax.config import validate
 from soseleto_jax.methods.base import check_options, find_method
@@ -41,8 +42,9 @@ def test_methods_differ_by_what_they_are_named_after():
   assert [config.alpha.target_params for config in (paper, best, jointly)] == ["none", "none", "all"]
   assert (paper.alpha.target_loss, paper.alpha.transforms, paper.alpha.params) == ("cross_entropy", (), ())
   assert best.alpha.transforms
+  assert first["soseleto_default"].config.to_dict() == cifar_noise.get_config("small,noise=0.3").to_dict()
   own = {"soseleto_paper": "soseleto", "soseleto_joint": "soseleto", "confident_learning": "joint"}
-  own["noise_types_within"] = "noise_types"
+  own |= {"noise_types_within": "noise_types", "soseleto_default": "soseleto"}
   assert {name: run.config.method for name, run in first.items()} == {name: own.get(name, name) for name in first}
   assert {name: run.settings for name, run in first.items() if run.settings} == {
     "confident_learning": {"num_folds": 3, "fold_epochs": 9}
@@ -93,6 +95,7 @@ def test_cells(tmp_path):
     "SOSELETO, published rule": ["not run"] * 3,
     "SOSELETO, for symmetric noise": ["not run"] * 3,
     "SOSELETO, for symmetric noise, and target jointly": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
+    "SOSELETO, for any kind of wrong label: the default": ["not run"] * 3,
     "confident learning (Northcutt et al. 2021)": ["not run"] * 3,
   }
 
