@@ -55,7 +55,8 @@ METHODS = {
   ),
 }
 
-_ALIKE = ("joint", "noise_layer", "noise_types", "noise_types_within", "confident_learning")  # an image in both sets
+# In whose loss an image of the target counts as one of the source.
+_ALIKE = ("joint", "noise_layer", "noise_types", "noise_types_within", "confident_learning")
 _IN_ADVANCE = 7  # epochs that noise types trains its two networks for before those of the config
 
 
