@@ -11,8 +11,8 @@
 0.929 and 0.919; `symmetric` 70.4, 67.6, 64.3; `paper` 70.1, 66.6, 63.3; method=joint 71.4, 68.8, 65.8;
 method=source_only 69.7, 66.4, 63.5. Published: 72.4, 70.0, 66.3. A run takes under a minute on an H100, 15 to 20 on one
 CPU core. `small`, 30 %, seed 0: the default 61.4 %, AUC 0.914; `symmetric,joint` 61.6, 0.898; `paper` 56.8;
-method=source_only 56.3. The default in full, seed 0, on a CPU: 72.9 %, AUC 0.953.
-What was tried on the way: docs/lab_notes.md; other methods and kinds of labels: docs/results.md.
+method=source_only 56.3. The default in full, seed 0, on a CPU: 72.9 %, AUC 0.953. What was tried on
+the way: docs/lab_notes.md; other methods and kinds of labels: docs/results.md.
 
 Arguments:
   kind: how labels are wrong: `symmetric`, drawn at random; `asymmetric`, trucks taken for cars, birds for aeroplanes,

@@ -105,7 +105,7 @@ def _config(get_config, conditions, name, protocol, seed):
 
 
 def without_alpha(config: ConfigDict, name: str) -> None:
-  """Gives a config the target batches, weights and rates of a method other than SOSELETO, of `METHODS`."""
+  """Gives a config the target batches, weights, rates and epochs of a method other than SOSELETO, of `METHODS`."""
   if name != "source_only":  # whose config says nothing of a target
     config.update(target_batch_size=32, target_balanced=False)
   if name in _ALIKE:

@@ -116,7 +116,7 @@ def older(run):
 )
 @pytest.mark.parametrize("protocol", runs.PROTOCOLS)
 def test_every_run_has_its_own_record_of_before(module, protocol):
-  chosen = [run for run in module.EXPERIMENT.make_runs(protocol, [0, 1]) if not run.config.augment.target]
+  chosen = [run for run in module.EXPERIMENT.make_runs(protocol, [0, 1]) if not run.config.augment.target]  # as before
   chosen = [run for run in chosen if run.method not in ("noise_types_within", "soseleto_default")]  # no rows then
   records = [runs.upgraded(older(run)) for run in chosen]
   for run, record in zip(chosen, records, strict=True):

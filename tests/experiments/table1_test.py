@@ -1,5 +1,6 @@
 """Table 1: fair runs, and cells in their places."""
 
+import inspect
 import json
 
 import pytest
@@ -7,12 +8,14 @@ import pytest
 from configs import cifar_noise
 from experiments import runs, table1
 from soseleto_jax.config import validate
+from soseleto_jax.methods import noise_types
 from soseleto_jax.methods.base import check_options, find_method
 
 
 @pytest.mark.parametrize("protocol", runs.PROTOCOLS)
 def test_every_method_has_the_same_data_network_and_epochs(protocol):
-  shared = {}
+  shared, own = {}, inspect.signature(noise_types.make_method).parameters
+  in_advance = own["joint_epochs"].default + own["type_epochs"].default
   for run in table1.make_runs(protocol, [0, 1]):
     validate(run.config)
     check_options(run.config.method, find_method(run.config.method), run.config.method_options)
@@ -21,8 +24,8 @@ def test_every_method_has_the_same_data_network_and_epochs(protocol):
     if run.method in ("learning_to_reweight", "meta_weight_net"):
       assert fields["optimizer"].pop("learning_rate") < 0.02  # at which they diverge
       fields["optimizer"]["learning_rate"] = 0.02
-    if run.method == "noise_types_within":  # the first network 5 epochs in advance, the second 2
-      assert (fields["num_epochs"], fields["optimizer"].pop("drop_epochs")) == (18 - 5 - 2, (15 - 5 - 2,))
+    if run.method == "noise_types_within":
+      assert (fields["num_epochs"], fields["optimizer"].pop("drop_epochs")) == (18 - in_advance, (15 - in_advance,))
       fields["num_epochs"], fields["optimizer"]["drop_epochs"] = 18, (15,)
     assert shared.setdefault((run.conditions["noise"], run.config.seed), fields) == fields, run.method
     assert config["data"]["source"]["noise_rate"] == run.conditions["noise"]
