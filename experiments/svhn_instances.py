@@ -1,11 +1,13 @@
 """The paper's Figures 3 to 5: which images of SVHN 0-9 help MNIST 5-9, `python -m experiments.svhn_instances`.
 
 SOSELETO with 25 labelled target images, by the settings of Table 2 (`experiments.table2`), but from all ten digits of
-SVHN: by the published rule and at its best, without and with augmentation of the target. Figure 3 is the share of each
-digit's images with α > 0.8, Figures 4 and 5 are the images of the largest and smallest α; all three count the images
-that were drawn while α was learned, one in six or seven, and are of the runs at their best, target augmented.
+SVHN: by the published rule and at its best, without and with augmentation of the target, beside fine-tuning and joint
+training from the same pretraining. Figure 3 is the share of each digit's images with α > 0.8, Figures 4 and 5 are the
+images of the largest and smallest α; all three count the images that were drawn while α was learned, one in six or
+seven, and are of the runs at their best, target augmented.
 """
 
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -55,10 +57,11 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   return runs.recorded_metrics(result, source) | found
 
 
-METHODS = {
+WEIGHTED = {
   name: Method(table2.METHODS[name].title, (PUBLISHED, PUBLISHED), "soseleto", train=train)
   for name in ("soseleto", table2.BEST)
 }
+METHODS = {name: dataclasses.replace(table2.METHODS[name], published=()) for name in ("finetune", "joint")} | WEIGHTED
 
 
 def instances(
@@ -97,13 +100,21 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
     "Test accuracy in % on MNIST 5-9 with 25 labelled images, last step: mean ± sd over draws (how many). "
     f"{tables.source_sizes(records)} SVHN images, of {SVHN_IMAGES:,}"
   )
-  parts = [(caption, tables.beside(METHODS, records, CONDITIONS, _NAMES))]
-  if records:
+  differences = (
+    "SOSELETO, at its best, minus the method, in points, on the same draws: mean ± sd (how many); 95 % interval of the "
+    "mean; draws on which it is ahead"
+  )
+  parts = [
+    (caption, tables.beside(METHODS, records, CONDITIONS, _NAMES)),
+    (differences, tables.paired(METHODS, table2.BEST, records, CONDITIONS, _NAMES, interval=True)),
+  ]
+  weighted = [record for record in records if record["method"] in WEIGHTED]
+  if weighted:
     for title, metric, scale, digits in (
       (f"Share of each digit's images with α > {HIGH}, in %, of those drawn", "high_share", 100, 1),
       ("Mean α of each digit's images that were drawn", "mean_alpha", 1, 3),
     ):
-      parts.append((title, _by_digit(records, metric, scale, digits)))
+      parts.append((title, _by_digit(weighted, metric, scale, digits)))
   drawn = _of(records, *DRAWN)
   if drawn:
     shares = np.array([record["metrics"]["high_share"] for record in drawn])
@@ -128,7 +139,7 @@ def _by_digit(records, metric, scale, digits):
   rows = [[name] for name in (*records[0]["metrics"]["class_names"], "5-9, mean", "0-4, mean", "5-9 minus 0-4")]
   header = ["digit"]
   for at, where in zip(CONDITIONS, _NAMES, strict=True):
-    for name, method in METHODS.items():
+    for name, method in WEIGHTED.items():
       header.append(f"{method.title}, {where}")
       found = [record["metrics"][metric] for record in _of(records, name, at)]
       values = scale * np.array(found).reshape(-1, len(also_target))

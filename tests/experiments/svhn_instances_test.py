@@ -84,7 +84,7 @@ def test_a_run_tells_of_its_images(tmp_path):
 def test_settings_are_those_of_table_2_with_all_digits():
   of_table = {(run.method, run.conditions["augmented"]): run.config for run in table2.make_runs("full", [3])}
   chosen = svhn_instances.make_runs("full", [3])
-  assert len({run.folder() for run in chosen}) == len(chosen) == 4
+  assert len({run.folder() for run in chosen}) == len(chosen) == 8
   for run in chosen:
     expected = of_table[run.method, run.conditions["augmented"]].copy_and_resolve_references()
     assert run.config.data.source.classes == tuple(range(10)) and run.config.data.target.num_examples == 25
@@ -108,11 +108,17 @@ def test_table_and_sheets(tmp_path, monkeypatch):
   monkeypatch.setattr(tfds, "load", lambda *_, **__: SPLIT)
   monkeypatch.setattr(figures, "example_sheet", lambda *arguments: sheets.append(arguments) or Figure())
   other = make_record((0.5, 0.25), 0.7, of=("soseleto", {"augmented": False}))
-  svhn_instances.render("full", [other, make_record(), make_record((0.75, 0.75), 0.8, 5)], tmp_path)
+  joint = make_record((), 0.75, of=("joint", {"augmented": True}))
+  for name in ("class_names", "high_share", "mean_alpha", "highest", "lowest"):  # of weights
+    del joint["metrics"][name]
+  svhn_instances.render("full", [joint, other, make_record(), make_record((0.75, 0.75), 0.8, 5)], tmp_path)
   text = (tmp_path / "svhn_instances_full.md").read_text()
   cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-  assert cells[2][4:] == ["85.0 ± 7.1 (2)", "90.3", "-5.3"] and cells[1][1:4] == ["70.0 (1)", "90.3", "-20.3"]
-  assert "60,000 SVHN images, of 73,257" in text and cells[2][1] == "not run"
+  assert cells[4][4:] == ["85.0 ± 7.1 (2)", "90.3", "-5.3"] and cells[3][1:4] == ["70.0 (1)", "90.3", "-20.3"]
+  assert "60,000 SVHN images, of 73,257" in text and cells[4][1] == "not run"
+  joint = "source, then both jointly"
+  assert cells[2] == [joint, "not run", "", "", "75.0 (1)", "", ""]
+  assert [joint, "not run", "", "", "15.0 (1)", "", "1 of 1"] in cells
   assert ["0", "50.0 (1)", "not run", "not run", "50.0 ± 35.4 (2)"] in cells
   assert ["5-9, mean", "25.0 (1)", "not run", "not run", "75.0 ± 0.0 (2)"] in cells
   assert ["5-9 minus 0-4", "-25.0 (1)", "not run", "not run", "25.0 ± 35.4 (2)"] in cells
