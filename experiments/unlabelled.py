@@ -121,6 +121,7 @@ def spread_config(protocol: str, seed: int) -> ConfigDict:
 def _compared_config(seed):
   config = svhn_mnist.get_config("num_target=25,source_classes=0-4")
   config.seed = seed
+  config.num_steps = 300  # as the first stage on the target alone has
   return config
 
 
