@@ -11,9 +11,9 @@ from soseleto_jax.methods.base import check_options, find_method
 from soseleto_jax.run import task_fit
 
 
-def read(dataset, split, *_, **__):
+def read(dataset, split, label_key="label", grayscale=False, size=14, *_, **__):
   label = np.arange(400, dtype=np.int32) % 10
-  x = np.random.default_rng(len(dataset + split)).integers(0, 256, (400, 28, 28, 1), np.uint8)
+  x = np.random.default_rng(len(dataset + split)).integers(0, 256, (400, size, size, 1), np.uint8)
   row = np.arange(400, dtype=np.int32)
   return Subset({"x": x, "label": label, "row": row}, tuple("0123456789"), dataset, split)
 
@@ -49,39 +49,63 @@ def test_half_of_the_source_harms_and_the_oracle_drops_it():
 def test_every_method_has_the_same_steps():
   chosen = transfer_noise.make_runs("full", [0, 1])
   shared = ("data", "model", "num_steps", "batch_size", "target_batch_size", "optimizer", "augment", "task")
+  first = {}
   for run in chosen:
     validate(run.config)
     task_fit.check(run.config, task_of(run.config))
     check_options(run.config.method, find_method(run.config.method), run.config.method_options)
-    assert [run.config[name] for name in shared] == [chosen[0].config[name] for name in shared]
+    fields = [run.config[name] for name in shared]
+    assert first.setdefault(tuple(run.conditions), fields) == fields
     assert run.config.task_options.harm == (run.method != "oracle") and run.train is transfer.train
-  assert len({run.folder() for run in chosen}) == len(chosen) == 2 * len(transfer_noise.METHODS)
+  assert len({run.folder() for run in chosen}) == len(chosen) == 2 * 3 * len(transfer_noise.METHODS)
 
 
-def records_of(accuracy):
+def test_conditions():
+  configs = {
+    name: next(run.config for run in transfer_noise.make_runs("full", [0]) if run.conditions == conditions)
+    for name, conditions in transfer_noise.CONDITIONS.items()
+  }
+  assert {name: config.model.name for name, config in configs.items()} == {
+    "LeNet": "lenet",
+    "LeNet, target augmented": "lenet",
+    "perceptron": "mlp",
+  }
+  assert [name for name, config in configs.items() if config.augment.target] == ["LeNet, target augmented"]
+  sizes = {name: task_of(config).source["x"].shape[1:] for name, config in configs.items()}
+  assert sizes == {name: (14, 14, 1) if name == "perceptron" else (28, 28, 1) for name in configs}
+
+
+def records_of(accuracy, conditions=transfer_noise.CONDITIONS["LeNet"]):
   return [
     {
       "method": run.method,
-      "conditions": {},
+      "conditions": run.conditions,
       "config": run.config.to_dict(),
       "metrics": {"test_accuracy": accuracy[run.method][run.config.seed]},
     }
     for run in transfer_noise.make_runs("full", [0, 1])
-    if run.config.seed < len(accuracy.get(run.method, ()))
+    if run.conditions == conditions and run.config.seed < len(accuracy.get(run.method, ()))
   ]
 
 
 def test_cells(tmp_path):
   """Joint training has 70 and 72 %, the oracle 80 and 82, SOSELETO 79 and 80: 8.5 of 10 points."""
   accuracy = {"joint": (0.7, 0.72), "oracle": (0.8, 0.82), transfer_noise.BEST: (0.79, 0.8)}
-  transfer_noise.render("full", records_of(accuracy), tmp_path)
+  of_perceptron = {"joint": (0.6,), "oracle": (0.7,), transfer_noise.BEST: (0.68,)}
+  records = records_of(accuracy) + records_of(of_perceptron, transfer_noise.CONDITIONS["perceptron"])
+  transfer_noise.render("full", records, tmp_path)
   text = (tmp_path / "transfer_noise_full.md").read_text(encoding="utf-8")
-  assert "| SOSELETO, at its best | 85% |" in text and "| source and target jointly | 0% |" in text
-  assert "| target only | not run |" in text
-  assert "| source and target jointly | 8.5 ± 0.7 (2) | 2.1 to 14.9 | 2 of 2 |" in text
+  assert "| source and target jointly | 71.0 ± 1.4 (2) | not run | 60.0 (1) |" in text
+  assert "| SOSELETO, at its best | 85% | not run | 80% |" in text
+  assert "| source and target jointly | 0% | not run | 0% |" in text
+  assert "| target only | not run | not run | not run |" in text
+  assert (
+    "| source and target jointly | 8.5 ± 0.7 (2) | 2.1 to 14.9 | 2 of 2 | not run |  |  | 8.0 (1) |  | 1 of 1 |" in text
+  )
 
 
 def test_what_is_gained_is_of_the_draws_that_all_have():
-  accuracy = {"joint": (0.7, 0.5), "oracle": (0.8, 0.9), transfer_noise.BEST: (0.79,)}
-  assert transfer_noise.gained(records_of(accuracy), transfer_noise.BEST) == pytest.approx(0.9)
-  assert transfer_noise.gained(records_of({"joint": (0.7,)}), transfer_noise.BEST) is None
+  accuracy, at = {"joint": (0.7, 0.5), "oracle": (0.8, 0.9), transfer_noise.BEST: (0.79,)}, {"network": "lenet"}
+  assert transfer_noise.gained(records_of(accuracy), transfer_noise.BEST, at) == pytest.approx(0.9)
+  assert transfer_noise.gained(records_of({"joint": (0.7,)}), transfer_noise.BEST, at) is None
+  assert transfer_noise.gained(records_of(accuracy), transfer_noise.BEST, {}) is None
