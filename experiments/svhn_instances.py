@@ -3,8 +3,8 @@
 SOSELETO with 25 labelled target images, by the settings of Table 2 (`experiments.table2`), but from all ten digits of
 SVHN: by the published rule and at its best, without and with augmentation of the target, beside fine-tuning and joint
 training from the same pretraining. Figure 3 is the share of each digit's images with α > 0.8, Figures 4 and 5 are the
-images of the largest and smallest α; all three count the images that were drawn while α was learned, one in six or
-seven, and are of the runs at their best, target augmented.
+images of the largest and smallest α; all three count the images that were drawn while α was learned (one in nine, or
+with the target augmented all), and are of the runs at their best, target augmented.
 """
 
 import dataclasses
@@ -207,7 +207,7 @@ def _path(folder, protocol, number):
   return folder / f"svhn_instances_{protocol}_figure{number}.png"
 
 
-EXPERIMENT = runs.Experiment("svhn_instances", make_runs, render, protocols=("full",))
+EXPERIMENT = runs.Experiment("svhn_instances", make_runs, render, seeds=tuple(range(10)), protocols=("full",))
 
 if __name__ == "__main__":
   runs.main(EXPERIMENT)
