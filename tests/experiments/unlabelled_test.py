@@ -155,3 +155,9 @@ def test_the_experiment_is_found_by_its_records(tmp_path):
   assert experiment_runs.find_record(run, [record]) is record
   record["settings"] = {"second": unlabelled.SECOND | {"num_epochs": 99}}
   assert experiment_runs.find_record(run, [record]) is None
+
+
+def test_what_is_compared_has_the_network_steps_and_augmentation_of_the_first_stage():
+  found = {run.method: run.config for run in unlabelled.make_runs("small", [4])}
+  of = lambda config: (config.num_steps, config.model.to_dict(), config.augment.target)
+  assert all(of(found[name]) == of(found["spread"]) for name in unlabelled.COMPARATORS)
