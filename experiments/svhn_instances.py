@@ -100,13 +100,9 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
     "Test accuracy in % on MNIST 5-9 with 25 labelled images, last step: mean ± sd over draws (how many). "
     f"{tables.source_sizes(records)} SVHN images, of {SVHN_IMAGES:,}"
   )
-  differences = (
-    "SOSELETO, at its best, minus the method, in points, on the same draws: mean ± sd (how many); 95 % interval of the "
-    "mean; draws on which it is ahead"
-  )
   parts = [
     (caption, tables.beside(METHODS, records, CONDITIONS, _NAMES)),
-    (differences, tables.paired(METHODS, table2.BEST, records, CONDITIONS, _NAMES, interval=True)),
+    tables.paired_by_draw(METHODS, table2.BEST, records, CONDITIONS, _NAMES),
   ]
   weighted = [record for record in records if record["method"] in WEIGHTED]
   if weighted:

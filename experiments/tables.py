@@ -168,6 +168,25 @@ def paired(
   return markdown(["", *(f"{name}: {what}" for name in names for what in columns)], body)
 
 
+def paired_by_draw(
+  methods: Mapping[str, Method],
+  best: str,
+  records: Sequence[Record],
+  conditions: Sequence[Mapping[str, Any]],
+  names: Sequence[str],
+  how: str = "",
+) -> tuple[str, str]:
+  """Returns what the table of `paired` with intervals holds, where seeds draw the target, and the table.
+
+  Args:
+    methods, best, records, conditions, names: of `paired`.
+    how: what all of its runs have in common.
+  """
+  what = f"{methods[best].title}, minus the method, in points, on the same draws" + (f", {how}" if how else "")
+  caption = f"{what}: mean ± sd (how many); 95 % interval of the mean; draws on which it is ahead"
+  return caption, paired(methods, best, records, conditions, names, interval=True)
+
+
 def mean_interval(values: Sequence[float] | pd.Series, digits: int = 1) -> str:
   """Formats the 95 % interval of a mean by Student's t; "" of fewer than two values.
 

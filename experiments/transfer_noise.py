@@ -137,11 +137,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       "How much of what the oracle gains on joint training, on the means of the draws that both and the method have",
       tables.markdown(["", *CONDITIONS], shares),
     ),
-    (
-      "SOSELETO, at its best, minus the method, in points, on the same draws: mean ± sd (how many); 95 % interval of "
-      "the mean; draws on which it is ahead",
-      tables.paired(METHODS, BEST, records, at, list(CONDITIONS), interval=True),
-    ),
+    tables.paired_by_draw(METHODS, BEST, records, at, list(CONDITIONS)),
     methods=METHODS,
     records=records,
   )
