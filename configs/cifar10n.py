@@ -17,7 +17,7 @@ labels.
 Arguments:
   labels: wrong among all 50,000: worse_label 40.2 %, aggre_label 9.0 %, random_label1 17.2 %, random_label2 18.1 %,
     random_label3 17.6 %.
-  small, paper, symmetric, joint, runlocal: as in configs/cifar_noise.py.
+  small, paper, symmetric, joint, augment, runlocal: as in configs/cifar_noise.py.
 """
 
 import pathlib
@@ -25,7 +25,7 @@ import runpy
 
 from soseleto_jax.config import parse_argument
 
-_SWITCHES = ("small", "paper", "symmetric", "joint", "runlocal")
+_SWITCHES = ("small", "paper", "symmetric", "joint", "augment", "runlocal")
 _CIFAR_NOISE = pathlib.Path(__file__).with_name("cifar_noise.py")  # wherever both are installed
 
 

@@ -23,6 +23,7 @@ Arguments:
   symmetric: what tells labels best that are wrong at random, as in Table 1.
   joint: with `paper` or `symmetric`, the parameters descend the target's loss too, as they do without these: with
     weight 1/4, in balanced batches of 100.
+  augment: flips and crops of the source's and the target's images.
   small: 10,000 source images, 1,000 clean ones, 2,000 for validation; for machines without a GPU.
   runlocal: 2,000 source images, two epochs, under a minute.
 """
@@ -36,7 +37,7 @@ def get_config(argument=None):
   """Returns the experiment; see the module's docstring."""
   arg = parse_argument(
     argument, kind="symmetric", noise=0.3, images=1000, small=False, paper=False, symmetric=False, joint=False,
-    runlocal=False,
+    augment=False, runlocal=False,
   )  # fmt: skip
   num_source, num_target, num_validation = 45_000, 4000, 1000
   if arg.small:
@@ -52,6 +53,8 @@ def get_config(argument=None):
   if arg.kind == "instance":
     config.data.source.noise_images = arg.images
   config.data.target.update(dataset="cifar10", num_examples=num_target, num_validation=num_validation)
+  if arg.augment:
+    config.augment.source = config.augment.target = ("flip", "crop=4")
   config.model = dict(name="cifar_quick", init="fan_in", dtype="float32")
   config.batch_size = 128 if arg.small or arg.runlocal else 256
   config.num_epochs = 2 if arg.runlocal else 18

@@ -21,7 +21,9 @@ _COLORS = (figure_style.BLUE, figure_style.GREEN, figure_style.VERMILION)
 
 def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
   """Returns the runs of Table 1 that have weights."""
-  return [run for run in table1.make_runs(protocol, seeds) if run.method in METHODS]
+  return [
+    run for run in table1.make_runs(protocol, seeds) if run.method in METHODS and run.conditions in table1.CONDITIONS
+  ]
 
 
 def draw(records: Sequence[runs.Record]) -> Figure:
@@ -50,9 +52,9 @@ def draw(records: Sequence[runs.Record]) -> Figure:
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
   """Writes figure2_PROTOCOL.png and figure2_PROTOCOL.md."""
   halves = [table1.with_best_half(record) for record in records]
-  conditions, levels = [{"noise": noise} for noise in table1.NOISE], [f"{noise:.0%}" for noise in table1.NOISE]
+  levels = [f"{noise:.0%}" for noise in table1.NOISE]
   caption = "Wrong labels in % among the half of the source with the largest weights: mean ± sd over seeds (how many)"
-  table = tables.beside(METHODS, halves, conditions, levels, "best_half")
+  table = tables.beside(METHODS, halves, table1.CONDITIONS, levels, "best_half")
   tables.write(folder / f"figure2_{protocol}.md", (caption, table), records=records)
   figure_style.save(draw(records), folder / f"figure2_{protocol}.png")
 

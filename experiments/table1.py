@@ -18,6 +18,8 @@ from experiments.tables import Method
 from soseleto_jax.data.task import Task
 
 NOISE = (0.3, 0.4, 0.5)
+CONDITIONS = tuple({"noise": noise} for noise in NOISE)
+AUGMENTED = tuple({"noise": noise, "augment": True} for noise in NOISE)
 MAIN = ("source_only", "noise_layer", "noise_types", "soseleto_joint")
 DEFAULT = "soseleto_default"
 
@@ -61,8 +63,8 @@ _IN_ADVANCE = 7  # epochs that noise types trains its two networks for before th
 
 
 def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
-  """Returns the runs of all methods and noise rates, the lowest rate first."""
-  return runs_on(cifar_noise.get_config, [{"noise": noise} for noise in NOISE], METHODS, protocol, seeds)
+  """Returns the runs of all methods and noise rates, the lowest rate first, and then the same with augmentation."""
+  return runs_on(cifar_noise.get_config, CONDITIONS + AUGMENTED, METHODS, protocol, seeds)
 
 
 def runs_on(
@@ -129,12 +131,22 @@ def with_best_half(record: runs.Record) -> runs.Record:
 
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
   """Writes table1_PROTOCOL.md."""
-  conditions, levels = [{"noise": noise} for noise in NOISE], [f"{noise:.0%}" for noise in NOISE]
+  levels = [f"{noise:.0%}" for noise in NOISE]
   detectors = {
     name: METHODS[name] for name in ("soseleto_paper", "soseleto", "soseleto_joint", DEFAULT, "confident_learning")
   }
-  best = tables.rows(METHODS, records, conditions, "test_accuracy_at_best")
-  detection = tables.rows(detectors, records, conditions, "auc", scale=1, digits=3)
+
+  def accuracies(conditions, metric="test_accuracy"):
+    return tables.markdown(["", *levels], tables.rows(METHODS, records, conditions, metric))
+
+  def differences(conditions, how=""):
+    what = f"{METHODS['soseleto_joint'].title}, minus the method, in points, on the same data{how}"
+    caption = f"{what}: mean ± sd (how many); 95 % interval of the mean; seeds on which it is ahead"
+    return caption, tables.paired(METHODS, "soseleto_joint", records, conditions, levels, interval=True)
+
+  def detection(conditions):
+    return tables.markdown(["", *levels], tables.rows(detectors, records, conditions, "auc", scale=1, digits=3))
+
   main_columns = {
     "test accuracy, %": ("test_accuracy", 100, 1),
     "AUC of 1 - α": ("auc", 1, 3),
@@ -147,25 +159,27 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
     folder / f"table1_{protocol}.md",
     (
       "Test accuracy in %, last epoch: mean ± sd over seeds (how many)",
-      tables.beside(METHODS, records, conditions, levels),
+      tables.beside(METHODS, records, CONDITIONS, levels),
     ),
     (
       "Test accuracy in % at the epoch of the best validation accuracy",
-      tables.markdown(["", *levels], best),
+      accuracies(CONDITIONS, "test_accuracy_at_best"),
     ),
-    (
-      "SOSELETO, best weights, and target jointly, minus the method, in points, on the same data: mean ± sd "
-      "(how many); seeds on which it is ahead",
-      tables.paired(METHODS, "soseleto_joint", records, conditions, levels),
-    ),
+    differences(CONDITIONS),
     (
       "Area under the ROC curve of 1 - α, or of cleanlab's label quality, as detector of wrong labels",
-      tables.markdown(["", *levels], detection),
+      detection(CONDITIONS),
     ),
     (
       "30 % wrong labels, last epoch: mean ± sd over seeds (how many)",
-      tables.metrics_table(main, [with_best_half(record) for record in records], conditions[0], main_columns),
+      tables.metrics_table(main, [with_best_half(record) for record in records], CONDITIONS[0], main_columns),
     ),
+    (
+      "With flips and crops of source and target: test accuracy in %, last epoch, mean ± sd over seeds (how many)",
+      accuracies(AUGMENTED),
+    ),
+    differences(AUGMENTED, ", with flips and crops"),
+    ("With flips and crops: area under the ROC curve, likewise", detection(AUGMENTED)),
     records=records,
     methods=METHODS,
   )

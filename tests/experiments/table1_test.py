@@ -27,9 +27,11 @@ def test_every_method_has_the_same_data_network_and_epochs(protocol):
     if run.method == "noise_types_within":
       assert (fields["num_epochs"], fields["optimizer"].pop("drop_epochs")) == (18 - in_advance, (15 - in_advance,))
       fields["num_epochs"], fields["optimizer"]["drop_epochs"] = 18, (15,)
-    assert shared.setdefault((run.conditions["noise"], run.config.seed), fields) == fields, run.method
+    assert shared.setdefault((*run.conditions.values(), run.config.seed), fields) == fields, run.method
     assert config["data"]["source"]["noise_rate"] == run.conditions["noise"]
-  assert len(shared) == 6
+    augmentation = ("flip", "crop=4") if run.conditions.get("augment") else ()
+    assert config["augment"]["source"] == config["augment"]["target"] == augmentation
+  assert len(shared) == 12
   assert {fields["data"]["source"]["num_examples"] for fields in shared.values()} == {
     {"full": 45_000, "small": 10_000}[protocol]
   }
@@ -38,7 +40,7 @@ def test_every_method_has_the_same_data_network_and_epochs(protocol):
 def test_methods_differ_by_what_they_are_named_after():
   first = {run.method: run for run in table1.make_runs("small", [0])[: len(table1.METHODS)]}
   assert list(first) == list(table1.METHODS)
-  assert len({run.folder() for run in table1.make_runs("small", [0, 1])}) == 2 * 3 * len(table1.METHODS)
+  assert len({run.folder() for run in table1.make_runs("small", [0, 1])}) == 2 * 6 * len(table1.METHODS)
   paper, best = first["soseleto_paper"].config, first["soseleto"].config
   jointly = first["soseleto_joint"].config
   assert paper.method == best.method == jointly.method == "soseleto"
@@ -63,6 +65,7 @@ def test_cells(tmp_path):
 
   def record(run, protocol):
     value = 0.6 + 0.1 * (run.method == "soseleto_joint") - run.conditions["noise"] / 10 + 0.01 * run.config.seed
+    value += 0.2 * run.conditions.get("augment", False)
     metrics = {"test_accuracy": value, "test_accuracy_at_best": value + 0.05}
     if run.method == "soseleto_joint":
       metrics |= {"auc": 0.9 + run.config.seed / 100, "alpha_right": 0.8, "alpha_wrong": 0.2}
@@ -79,7 +82,7 @@ def test_cells(tmp_path):
     table1.render(protocol, runs.records_of(table1.EXPERIMENT, protocol, path), tmp_path)
 
   text = (tmp_path / "table1_small.md").read_text(encoding="utf-8")
-  accuracy, at_best, paired, auc, main = (_rows(part) for part in text.split(":\n\n")[1:])
+  accuracy, at_best, paired, auc, main, *augmented = (_rows(part) for part in text.split(":\n\n")[1:])
   header = [f"{noise}: {what}" for noise in ("30%", "40%", "50%") for what in ("ours", "published", "difference")]
   assert accuracy.pop("") == header
   assert accuracy.pop("source only") == [
@@ -91,8 +94,8 @@ def test_cells(tmp_path):
   assert accuracy.pop("clean target only") == ["not run", "", ""] * 3
   assert len(accuracy) == len(table1.METHODS) - 3
   assert at_best["source only"] == ["62.5 ± 0.7 (2)", "61.5 ± 0.7 (2)", "60.5 ± 0.7 (2)"]
-  assert paired["source only"] == ["10.0 ± 0.0 (2)", "2 of 2"] * 2 + ["not run", ""]
-  assert paired["SOSELETO, published rule"] == ["not run", ""] * 3
+  assert paired["source only"] == ["10.0 ± 0.0 (2)", "10.0 to 10.0", "2 of 2"] * 2 + ["not run", "", ""]
+  assert paired["SOSELETO, published rule"] == ["not run", "", ""] * 3
   assert auc == {
     "": ["30%", "40%", "50%"],
     "SOSELETO, published rule": ["not run"] * 3,
@@ -114,6 +117,11 @@ def test_cells(tmp_path):
           "67.5 ± 0.7 (2)", "0.905 ± 0.007 (2)", "0.80 ± 0.00 (2)", "0.20 ± 0.00 (2)", "1.0 ± 0.0 (2)",
       ],
   }  # fmt: skip
+
+  accuracy, paired, auc = augmented
+  assert accuracy["source only"] == ["77.5 ± 0.7 (2)", "76.5 ± 0.7 (2)", "75.5 ± 0.7 (2)"]
+  assert paired["source only"] == ["10.0 ± 0.0 (2)", "10.0 to 10.0", "2 of 2"] * 2 + ["not run", "", ""]
+  assert auc["SOSELETO, for symmetric noise, and target jointly"] == ["0.905 ± 0.007 (2)"] * 2 + ["not run"]
 
   full = (tmp_path / "table1_full.md").read_text(encoding="utf-8")
   assert full.count("(1)") == 3 and "(2)" not in full  # the one record that is of the full protocol, in three tables
