@@ -141,11 +141,15 @@ def found(task: Task, order: np.ndarray) -> dict[str, float]:
   return {"auc": float(metrics.roc_auc_score(wrong, -np.arange(len(wrong)))), **worst}
 
 
-def by_network(config: ConfigDict, workdir: pathlib.Path, task: Task) -> tuple[np.ndarray | None, float]:
-  """Trains by `config.method`; returns the order of its list, if it has one, and the test accuracy."""
+def by_list(config: ConfigDict, workdir: pathlib.Path, task: Task) -> tuple[np.ndarray, float]:
+  """Trains by `config.method`; returns the order of its list, and the test accuracy."""
   result = train_and_evaluate(config, workdir, task)
-  order = result.suspects()["index"].to_numpy() if config.method == "soseleto" else None
-  return order, result.summary["test_accuracy"]
+  return result.suspects()["index"].to_numpy(), result.summary["test_accuracy"]
+
+
+def by_network(config: ConfigDict, workdir: pathlib.Path, task: Task) -> tuple[None, float]:
+  """Trains by a method that has no list."""
+  return None, train_and_evaluate(config, workdir, task).summary["test_accuracy"]
 
 
 def by_clean_learning(config: ConfigDict, workdir: pathlib.Path, task: Task) -> tuple[np.ndarray, float]:
@@ -199,12 +203,12 @@ def _after_cleaning(task, source, target, test, is_wrong):
 
 
 METHODS = {
-  "soseleto": Method("SOSELETO, by default", train=train, settings={"rank": "network"}),
+  "soseleto": Method("SOSELETO, by default", train=train, settings={"rank": "list"}),
   "clean_learning": Method("cleanlab, CleanLearning", method="joint", train=train, settings={"rank": "clean_learning"}),
   "datalab": Method("cleanlab, Datalab", method="joint", train=train, settings={"rank": "datalab"}),
   "source_only": Method("every weight 1, the same network", train=train, settings={"rank": "network"}),
 }
-_RANKS = {"network": by_network, "clean_learning": by_clean_learning, "datalab": by_datalab}
+_RANKS = {"list": by_list, "network": by_network, "clean_learning": by_clean_learning, "datalab": by_datalab}
 
 
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:

@@ -25,7 +25,9 @@ _STEPS = 400  # what a small network needs at least
 _TINY, _SMALL, _LARGE_SOURCE = 12, 48, 20_000
 _SIDES = (32, 64)
 
-_TRIAL_EPOCHS = 3
+# A network that learns from the target alone has to have seen it so often before the source shows its worth, in a trial
+# of at least so many epochs and at most a third of the run's.
+_TRIAL_PASSES, _TRIAL_EPOCHS = 23, 3
 _LEAST_PER_CLASS_FOR_VALIDATION = 50
 
 _SHARED = dict(target_loss="margin", direction="orthogonal", gain=20.0, target_params="all")
@@ -146,7 +148,7 @@ def choose(config: ConfigDict, facts: Facts, num_epochs: int = 0) -> list[str]:
   config.num_epochs = num_epochs or (int(np.clip(_STEPS // steps, 20, 60)) if facts.num_source < 10**6 else 10)
   config.eval_every_epochs = config.checkpoint_every_epochs = float(max(1, config.num_epochs // 10))
   network = _choose_network(config, facts)
-  _choose_alpha(config, facts)
+  _choose_alpha(config, facts, steps)
   return _lines(config, facts, network)
 
 
@@ -177,7 +179,7 @@ def _choose_network(config, facts):
   return f"images of more than {_SMALL} pixels"
 
 
-def _choose_alpha(config, facts):
+def _choose_alpha(config, facts, steps_per_epoch):
   if not facts.shared_classes:
     step_size = max(0.0125, 0.25 / config.num_epochs)
     config.alpha.update(step_size=step_size, transforms=("scale_by_std",), target_params="all")
@@ -190,7 +192,14 @@ def _choose_alpha(config, facts):
   if facts.own_network == "whole":
     config.alpha.direction = "gradient"  # the other takes a decomposition of every kernel
   config.alpha.burn_in_epochs = 0.0 if is_mlp else float(config.num_epochs // 2)
-  config.alpha.trial_epochs = _TRIAL_EPOCHS if facts.held_out or min(facts.target_counts) >= 3 else 0
+  config.alpha.trial_epochs = _trial_epochs(config, facts, steps_per_epoch)
+
+
+def _trial_epochs(config, facts, steps_per_epoch):
+  if not facts.held_out and min(facts.target_counts) < 3:
+    return 0
+  passes = config.target_batch_size * steps_per_epoch / facts.num_target  # over the target, in each
+  return max(_TRIAL_EPOCHS, min(math.ceil(_TRIAL_PASSES / passes), config.num_epochs // 3))
 
 
 def _lines(config, facts, network):

@@ -66,6 +66,15 @@ def test_a_trial_where_there_is_something_to_try_on():
   assert "where a trial" in chosen()[1] and "at 0.5" in chosen(target_counts=(1, 1))[1]
 
 
+def test_a_trial_that_sees_a_large_target_often_enough():
+  def epochs(num_source, count, **given):
+    return chosen(num_source, (count,) * 10, (32, 32, 3), **given)[0].alpha.trial_epochs
+
+  assert [epochs(45_000, count) for count in (10, 100, 200, 400)] == [3, 3, 3, 6]  # of 20 epochs
+  assert [epochs(10_000, count) for count in (100, 200, 400)] == [3, 6, 6]  # not more than a third of these
+  assert epochs(10_000, 400, num_epochs=60) == 12 and epochs(10_000, 400, num_epochs=5) == 3
+
+
 def test_fewer_epochs_are_followed():
   config, _ = chosen(shape=(32, 32, 3), num_epochs=2)
   assert config.num_epochs == 2 and config.alpha.burn_in_epochs == 1 and config.alpha.step_size == 0.05

@@ -45,6 +45,7 @@ _KNOWN = {
   "trial_agreement": ("Trial: labels of the source that the target alone agrees with", "percent"),
   "center_by_class": ("Alignment centred by class, by a trial", "text"),
   "auc": ("Area under ROC curve of 1 − α, wrong labels", "score"),
+  "list_auc": ("Area under ROC curve of the list, wrong labels", "score"),
   "average_precision": ("Average precision of 1 − α, wrong labels", "score"),
   "alpha_right": ("Mean α of right labels", "score"),
   "alpha_wrong": ("Mean α of wrong labels", "score"),

@@ -1,4 +1,4 @@
-"""What the report shows of single examples: those of lowest and of highest weight, as pictures or as a table."""
+"""What the report shows of single examples: the most and the least suspect, as pictures or as a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_PIXELS = 160  # of a picture's longer side
 
 
 def sheets(workdir: pathlib.Path, listed: SourceList, x: Any) -> list[dict[str, Any]]:
-  """Describes the sheets of lowest and highest weight, and draws their heads into the folder's figures.
+  """Describes the sheets of the most and the least suspect, and draws their heads into the folder's figures.
 
   Args:
     workdir: the run's folder, which links to files start from.
@@ -32,7 +32,7 @@ def sheets(workdir: pathlib.Path, listed: SourceList, x: Any) -> list[dict[str, 
   """
   count, last = min(_MOST_SHOWN, (len(listed) + 1) // 2), len(listed) - 1
   near = np.arange(min(len(listed), _MOST_SEARCHED))
-  ends = {"lowest": _places(listed, near, count), "highest": _places(listed, last - near, count)}
+  ends = {"most": _places(listed, near, count), "least": _places(listed, last - near, count)}
   shape: tuple[int, ...] = np.shape(x) if x is not None else ()
   has_pictures = len(shape) == 4 and shape[3] in (1, 3)
   drawn = _pictures(x, listed.order[np.concatenate(list(ends.values()))]) if has_pictures else None
@@ -44,7 +44,7 @@ def sheets(workdir: pathlib.Path, listed: SourceList, x: Any) -> list[dict[str, 
       start += len(places)
       for example, picture in zip(examples, pictures, strict=True):
         example["uri"] = _png_uri(picture)
-      _draw(workdir / "figures" / f"{end}.png", pictures[:count], examples)
+      _draw(workdir / "figures" / f"{end}_suspect.png", pictures[:count], examples)
     found.append({"end": end, "examples": examples, "pictures": has_pictures, "count": count})
   return found
 

@@ -20,6 +20,7 @@ _ROWS = {
     "test_loss": ("test loss", "{:.4f}"),
     "test_loss_at_best": ("test loss at best validation", "{:.4f}"),
     "auc": ("AUC of 1 - alpha for wrong labels", "{:.3f}"),
+    "list_auc": ("AUC of the list for wrong labels", "{:.3f}"),
     "alpha_right": ("mean alpha of right labels", "{:.3f}"),
     "alpha_wrong": ("mean alpha of wrong labels", "{:.3f}"),
     "steps": ("steps", "{:d}"),

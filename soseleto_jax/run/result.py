@@ -71,7 +71,7 @@ class Result:
     return self.predictor.probabilities(x)
 
   def suspects(self, n: int | None = None) -> pd.DataFrame:
-    """Lists the source's examples, most suspect first: by alpha, and where it ties by the given label's probability.
+    """Lists the source's examples, most suspect first: see `SourceList.trust`.
 
     Args:
       n: how many; None: all.

@@ -145,7 +145,7 @@ def test_pictures(tmp_path, kind):
   source, alpha = make_source(kind, 100)
   page, files = write(tmp_path, source, alpha, records=RECORDS)
   assert files == {
-    "curves.png", "alpha_histogram.png", "retention.png", "lowest.png", "highest.png"
+    "curves.png", "alpha_histogram.png", "retention.png", "most_suspect.png", "least_suspect.png"
   }  # fmt: skip
   captions = [
     caption for caption, example in zip(page.captions(), page.examples, strict=True) if "hidden" not in example

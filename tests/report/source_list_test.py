@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from soseleto_jax.report import source_list
 from soseleto_jax.report.source_list import SourceList, Suggestions
@@ -32,12 +33,17 @@ def make_list(count=50, *, known=True, files=True, suggestions=True, seed=0):
   )
 
 
-def test_the_order_is_by_alpha_then_by_the_probability_of_the_given_label():
+def test_the_order_is_by_the_places_by_alpha_and_by_the_probability_of_the_given_label():
   alpha = np.float32([0.5, 0, 1, 0, 0, 0])
   said = Suggestions(np.float32([0.1, 0.9, 0.1, 0.2, 0.9, 0.3]), np.zeros(6, np.int32), np.ones(6, np.float32))
-  label = np.arange(6)
-  assert SourceList(alpha, label, suggestions=said).order.tolist() == [3, 5, 1, 4, 0, 2]
-  assert SourceList(alpha, label).order.tolist() == [1, 3, 4, 5, 0, 2]
+  label, wrong = np.arange(6), np.array([1, 0, 0, 1, 0, 1], bool)
+  listed = SourceList(alpha, label, suggestions=said, known_wrong=wrong)
+  summed = stats.rankdata(alpha) + stats.rankdata(said.given_probability)
+  np.testing.assert_allclose(listed.trust - listed.trust[0], summed - summed[0])
+  assert listed.order.tolist() == [3, 0, 5, 2, 1, 4] and listed.auc == 1
+  by_alpha = SourceList(alpha, label, known_wrong=wrong)
+  assert by_alpha.order.tolist() == [1, 3, 4, 5, 0, 2] and by_alpha.auc == pytest.approx(5 / 9)
+  assert SourceList(alpha, label).auc is None and SourceList(alpha, label, known_wrong=wrong | True).auc is None
 
 
 def test_every_column_belongs_to_its_example():
