@@ -21,6 +21,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from experiments.reliability import faults
 from soseleto_jax import train
@@ -626,7 +628,7 @@ def test_training_never_reads_the_true_labels(tmp_path, straight):
   problems.assert_same_bits(unknown.state, straight.state)
   detection = {"wrong_fraction", "alpha_right", "alpha_wrong", "auc", "average_precision"}
   assert unknown.records[-1].keys() == straight.records[-1].keys() - detection
-  assert unknown.summary.keys() == straight.summary.keys() - detection
+  assert unknown.summary.keys() == straight.summary.keys() - detection - {"list_auc"}
 
 
 def test_source_only_is_soseleto_with_weights_of_one(tmp_path, monkeypatch):
@@ -859,9 +861,12 @@ def test_the_folder(tmp_path, monkeypatch, straight):
     rows = list(csv.DictReader(file))
   order = [int(row["index"]) for row in rows]
   assert sorted(order) == list(range(runs.NUM_SOURCE))
-  weights = np.float32([row["alpha"] for row in rows])
+  weights, probability = (np.float32([row[name] for row in rows]) for name in ("alpha", "given_probability"))
   np.testing.assert_array_equal(weights, result.alpha[order])
-  assert (np.diff(weights) >= 0).all()
+  places = stats.rankdata(weights) + stats.rankdata(probability)
+  assert (np.diff(places) >= 0).all() and np.ptp(places)
+  wrong = task.source["label"] != task.source["true_label"]
+  assert result.summary["list_auc"] == roc_auc_score(wrong[order], -places)
   np.testing.assert_array_equal(np.load(workdir / "alpha.npy"), result.alpha)
   assert [int(row["rank"]) for row in rows] == list(range(runs.NUM_SOURCE))
   for column in ("label", "true_label"):

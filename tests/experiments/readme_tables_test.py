@@ -79,7 +79,7 @@ def add_record(path, seed, protocol="small"):
 def test_tables_in_their_places(project, tmp_path):
   results, readme = project
   text, tables = readme.read_text(), (results / "table1_small.md").read_text()
-  starts = [tables.index(f"\n\n{words}") for words in ("Test accuracy in % at", "SOSELETO, best")]
+  starts = [tables.index(f"\n\n{words}") for words in ("Test accuracy in % at", "SOSELETO, for symmetric")]
   first, second = tables[: starts[0]], tables[starts[0] : starts[1]].strip()
   assert "| source only | 55.0 ± 7.1 (2) |" in first and "| source only | 65.0 ± 7.1 (2) |" in second
   between = zip(PLACES, (first, "not run", second), strict=True)
