@@ -20,8 +20,8 @@ from soseleto_jax.data.task import Task
 NOISE = (0.3, 0.4, 0.5)
 CONDITIONS = tuple({"noise": noise} for noise in NOISE)
 AUGMENTED = tuple({"noise": noise, "augment": True} for noise in NOISE)
+MAIN = ("source_only", "noise_layer", "noise_types", "noise_types_within", "soseleto_joint")
 DEFAULT = "soseleto_default"
-MAIN = ("source_only", "noise_layer", "noise_types", "noise_types_within", "soseleto_joint", DEFAULT)
 
 
 def train_confident_learning(
