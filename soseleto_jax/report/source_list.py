@@ -88,7 +88,8 @@ class SourceList:
 
     It is the place by alpha plus the place by the probability of the given label, in ascending order. Alpha sums up the
     whole training, the probability is the final network's, which knows most and has learned little of what alpha left
-    out. On wrong labels of every kind that was tried the two find more than alpha does. Without suggestions: alpha.
+    out. Of nearly every kind of wrong label the two find more than alpha alone: docs/lab_notes.md. Without suggestions:
+    alpha.
     """
     if self.suggestions is None:
       return self.alpha.astype(np.float64)

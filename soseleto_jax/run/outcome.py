@@ -40,8 +40,8 @@ def finish(
   alpha = experiment.alpha(state)
   summary = _summary(experiment, window, checkpoints) | start | experiment.alpha_statistics(alpha)
   listed = _listed(experiment, state, alpha)
-  if listed is not None and listed.auc is not None:
-    summary["list_auc"] = listed.auc
+  if listed is not None and (area := listed.auc) is not None:
+    summary["list_auc"] = area
   if processes.is_main():
     _write_results(experiment, workdir, window.records, listed, summary)
   processes.wait_for_all()
