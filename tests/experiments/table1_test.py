@@ -125,6 +125,7 @@ def test_cells(tmp_path):
   assert auc["SOSELETO, for symmetric noise, and target jointly"] == ["0.905 ± 0.007 (2)"] * 2 + ["not run"]
 
   full = (tmp_path / "table1_full.md").read_text(encoding="utf-8")
+  assert "flips" not in full  # of which it has no record
   assert full.count("(1)") == 3 and "(2)" not in full  # the one record that is of the full protocol, in three tables
 
 
