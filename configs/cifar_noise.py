@@ -31,6 +31,7 @@ Arguments:
 from soseleto_jax.config import default_config, parse_argument
 
 PAIRS = ((9, 1), (2, 0), (4, 7), (3, 5), (5, 3))  # who is taken for whom (Patrini et al. 2017)
+AUGMENTATION = ("flip", "crop=4")
 
 
 def get_config(argument=None):
@@ -54,7 +55,7 @@ def get_config(argument=None):
     config.data.source.noise_images = arg.images
   config.data.target.update(dataset="cifar10", num_examples=num_target, num_validation=num_validation)
   if arg.augment:
-    config.augment.source = config.augment.target = ("flip", "crop=4")
+    config.augment.source = config.augment.target = AUGMENTATION
   config.model = dict(name="cifar_quick", init="fan_in", dtype="float32")
   config.batch_size = 128 if arg.small or arg.runlocal else 256
   config.num_epochs = 2 if arg.runlocal else 18

@@ -52,9 +52,8 @@ def draw(records: Sequence[runs.Record]) -> Figure:
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
   """Writes figure2_PROTOCOL.png and figure2_PROTOCOL.md."""
   halves = [table1.with_best_half(record) for record in records]
-  levels = [f"{noise:.0%}" for noise in table1.NOISE]
   caption = "Wrong labels in % among the half of the source with the largest weights: mean ± sd over seeds (how many)"
-  table = tables.beside(METHODS, halves, table1.CONDITIONS, levels, "best_half")
+  table = tables.beside(METHODS, halves, table1.CONDITIONS, table1.LEVELS, "best_half")
   tables.write(folder / f"figure2_{protocol}.md", (caption, table), records=records)
   figure_style.save(draw(records), folder / f"figure2_{protocol}.png")
 

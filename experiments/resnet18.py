@@ -8,6 +8,7 @@ settings of configs/cifar_noise.py and configs/cifar10n.py. For a GPU: on a CPU 
 import pathlib
 from collections.abc import Sequence
 
+from configs import cifar_noise
 from experiments import noise_kinds, runs, table1, tables
 from experiments.tables import Method
 
@@ -20,7 +21,6 @@ METHODS = {name: noise_kinds.METHODS[name] for name in ("source_only", "joint")}
 }
 _DETECTORS = {name: METHODS[name] for name in ("confident_learning", BEST)}
 _NETWORK = dict(name="resnet", norm="group", width=64, stage_sizes=(2, 2, 2, 2), dtype="bfloat16")
-_AUGMENTATION = ("flip", "crop=4")
 
 
 def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
@@ -36,7 +36,7 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 def _config(labels, name, protocol, seed):
   config = noise_kinds.config_of("cifar10", labels, name, protocol, seed)
   config.model = dict(_NETWORK)
-  config.augment.source = config.augment.target = _AUGMENTATION
+  config.augment.source = config.augment.target = cifar_noise.AUGMENTATION
   return config
 
 
@@ -49,11 +49,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       "ResNet-18: test accuracy in %, last epoch, mean ± sd over seeds (how many)",
       tables.markdown(header, tables.rows(METHODS, records, conditions, "test_accuracy")),
     ),
-    (
-      "SOSELETO minus the method, in points, on the same data: mean ± sd (how many); 95 % interval of the mean; seeds "
-      "on which it is ahead",
-      tables.paired(METHODS, BEST, records, conditions, list(COLUMNS.values()), interval=True),
-    ),
+    tables.paired_with_caption(METHODS, BEST, records, conditions, list(COLUMNS.values())),
     (
       "Area under the ROC curve of 1 - α, or of cleanlab's score, as detector of wrong labels",
       tables.markdown(header, tables.rows(_DETECTORS, records, conditions, "auc", scale=1, digits=3)),

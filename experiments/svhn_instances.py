@@ -102,7 +102,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
   )
   parts = [
     (caption, tables.beside(METHODS, records, CONDITIONS, _NAMES)),
-    tables.paired_by_draw(METHODS, table2.BEST, records, CONDITIONS, _NAMES),
+    tables.paired_with_caption(METHODS, table2.BEST, records, CONDITIONS, _NAMES, by="draws"),
   ]
   weighted = [record for record in records if record["method"] in WEIGHTED]
   if weighted:

@@ -18,10 +18,19 @@ from experiments.tables import Method
 from soseleto_jax.data.task import Task
 
 NOISE = (0.3, 0.4, 0.5)
+LEVELS = [f"{noise:.0%}" for noise in NOISE]
 CONDITIONS = tuple({"noise": noise} for noise in NOISE)
 AUGMENTED = tuple({"noise": noise, "augment": True} for noise in NOISE)
 MAIN = ("source_only", "noise_layer", "noise_types", "noise_types_within", "soseleto_joint")
 DEFAULT = "soseleto_default"
+_DETECTORS = ("soseleto_paper", "soseleto", "soseleto_joint", DEFAULT, "confident_learning")
+_MAIN_COLUMNS = {
+  "test accuracy, %": ("test_accuracy", 100, 1),
+  "AUC of 1 - α": ("auc", 1, 3),
+  "mean α of right labels": ("alpha_right", 1, 2),
+  "mean α of wrong labels": ("alpha_wrong", 1, 2),
+  "wrong labels in the best half, %": ("best_half", 100, 1),
+}
 
 
 def train_confident_learning(
@@ -130,62 +139,54 @@ def with_best_half(record: runs.Record) -> runs.Record:
 
 
 def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) -> None:
-  """Writes table1_PROTOCOL.md."""
-  levels = [f"{noise:.0%}" for noise in NOISE]
-  detectors = {
-    name: METHODS[name] for name in ("soseleto_paper", "soseleto", "soseleto_joint", DEFAULT, "confident_learning")
-  }
+  """Writes table1_PROTOCOL.md; with a block of augmented runs, where there are any."""
+  parts = _as_published(records)
+  if any(record["conditions"] in AUGMENTED for record in records):
+    parts += _augmented(records)
+  tables.write(folder / f"table1_{protocol}.md", *parts, records=records, methods=METHODS)
 
-  def accuracies(conditions, metric="test_accuracy"):
-    return tables.markdown(["", *levels], tables.rows(METHODS, records, conditions, metric))
 
-  def differences(conditions, how=""):
-    what = f"{METHODS['soseleto_joint'].title}, minus the method, in points, on the same data{how}"
-    caption = f"{what}: mean ± sd (how many); 95 % interval of the mean; seeds on which it is ahead"
-    return caption, tables.paired(METHODS, "soseleto_joint", records, conditions, levels, interval=True)
-
-  def detection(conditions):
-    return tables.markdown(["", *levels], tables.rows(detectors, records, conditions, "auc", scale=1, digits=3))
-
-  main_columns = {
-    "test accuracy, %": ("test_accuracy", 100, 1),
-    "AUC of 1 - α": ("auc", 1, 3),
-    "mean α of right labels": ("alpha_right", 1, 2),
-    "mean α of wrong labels": ("alpha_wrong", 1, 2),
-    "wrong labels in the best half, %": ("best_half", 100, 1),
-  }
+def _as_published(records):
   main = {name: METHODS[name] for name in MAIN}
-  augmented = [
-    (
-      "With flips and crops of source and target: test accuracy in %, last epoch, mean ± sd over seeds (how many)",
-      accuracies(AUGMENTED),
-    ),
-    differences(AUGMENTED, ", with flips and crops"),
-    ("With flips and crops: area under the ROC curve, likewise", detection(AUGMENTED)),
-  ]
-  tables.write(
-    folder / f"table1_{protocol}.md",
+  return [
     (
       "Test accuracy in %, last epoch: mean ± sd over seeds (how many)",
-      tables.beside(METHODS, records, CONDITIONS, levels),
+      tables.beside(METHODS, records, CONDITIONS, LEVELS),
     ),
     (
       "Test accuracy in % at the epoch of the best validation accuracy",
-      accuracies(CONDITIONS, "test_accuracy_at_best"),
+      _accuracies(records, CONDITIONS, "test_accuracy_at_best"),
     ),
-    differences(CONDITIONS),
+    tables.paired_with_caption(METHODS, "soseleto_joint", records, CONDITIONS, LEVELS),
     (
       "Area under the ROC curve of 1 - α, or of cleanlab's label quality, as detector of wrong labels",
-      detection(CONDITIONS),
+      _areas(records, CONDITIONS),
     ),
     (
       "30 % wrong labels, last epoch: mean ± sd over seeds (how many)",
-      tables.metrics_table(main, [with_best_half(record) for record in records], CONDITIONS[0], main_columns),
+      tables.metrics_table(main, [with_best_half(record) for record in records], CONDITIONS[0], _MAIN_COLUMNS),
     ),
-    *(augmented if any(record["conditions"] in AUGMENTED for record in records) else ()),
-    records=records,
-    methods=METHODS,
-  )
+  ]
+
+
+def _augmented(records):
+  return [
+    (
+      "With flips and crops of source and target: test accuracy in %, last epoch, mean ± sd over seeds (how many)",
+      _accuracies(records, AUGMENTED, "test_accuracy"),
+    ),
+    tables.paired_with_caption(METHODS, "soseleto_joint", records, AUGMENTED, LEVELS, "with flips and crops"),
+    ("With flips and crops: area under the ROC curve, likewise", _areas(records, AUGMENTED)),
+  ]
+
+
+def _accuracies(records, conditions, metric):
+  return tables.markdown(["", *LEVELS], tables.rows(METHODS, records, conditions, metric))
+
+
+def _areas(records, conditions):
+  detectors = {name: METHODS[name] for name in _DETECTORS}
+  return tables.markdown(["", *LEVELS], tables.rows(detectors, records, conditions, "auc", scale=1, digits=3))
 
 
 EXPERIMENT = runs.Experiment("table1", make_runs, render)

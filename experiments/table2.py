@@ -79,7 +79,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
         f"{tables.source_sizes(records)} source images",
         tables.beside(METHODS, records, conditions, names),
       ),
-      tables.paired_by_draw(METHODS, BEST, records, conditions, names, how),
+      tables.paired_with_caption(METHODS, BEST, records, conditions, names, how, by="draws"),
     ]
   tables.write(folder / f"table2_{protocol}.md", *parts, methods=METHODS, records=records)
 

@@ -168,22 +168,24 @@ def paired(
   return markdown(["", *(f"{name}: {what}" for name in names for what in columns)], body)
 
 
-def paired_by_draw(
+def paired_with_caption(
   methods: Mapping[str, Method],
   best: str,
   records: Sequence[Record],
   conditions: Sequence[Mapping[str, Any]],
   names: Sequence[str],
   how: str = "",
+  by: str = "seeds",
 ) -> tuple[str, str]:
-  """Returns what the table of `paired` with intervals holds, where seeds draw the target, and the table.
+  """Returns what the table of `paired` with intervals holds, and the table.
 
   Args:
     methods, best, records, conditions, names: of `paired`.
     how: what all of its runs have in common.
+    by: what the seeds are called, "draws" where they draw the target.
   """
-  what = f"{methods[best].title}, minus the method, in points, on the same draws" + (f", {how}" if how else "")
-  caption = f"{what}: mean ± sd (how many); 95 % interval of the mean; draws on which it is ahead"
+  what = f"{methods[best].title}, minus the method, in points, on the same {by}" + (f", {how}" if how else "")
+  caption = f"{what}: mean ± sd (how many); 95 % interval of the mean; {by} on which it is ahead"
   return caption, paired(methods, best, records, conditions, names, interval=True)
 
 

@@ -137,7 +137,7 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
       "How much of what the oracle gains on joint training, on the means of the draws that both and the method have",
       tables.markdown(["", *CONDITIONS], shares),
     ),
-    tables.paired_by_draw(METHODS, BEST, records, at, list(CONDITIONS)),
+    tables.paired_with_caption(METHODS, BEST, records, at, list(CONDITIONS), by="draws"),
     methods=METHODS,
     records=records,
   )

@@ -93,7 +93,7 @@ class SourceList:
     """
     if self.suggestions is None:
       return self.alpha.astype(np.float64)
-    return _places(self.alpha) + _places(self.suggestions.given_probability)
+    return _ranks(self.alpha) + _ranks(self.suggestions.given_probability)
 
   @functools.cached_property
   def order(self) -> np.ndarray:
@@ -103,7 +103,7 @@ class SourceList:
   @property
   def auc(self) -> float | None:
     """Area under the ROC curve of the order as detector of wrong examples; None where it is unknown or undefined."""
-    return None if self.wrong is None else source_weights.detection(self.trust, self.wrong).get("auc")
+    return None if self.wrong is None else source_weights.roc_auc(self.trust, self.wrong)
 
   def columns(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:
     """Returns the rows from `start` to `stop`: arrays by the names of `list_files.COLUMNS`, None for a
@@ -168,7 +168,7 @@ class SourceList:
     return list_files.write(workdir, self)
 
 
-def _places(values):
+def _ranks(values):
   """Returns the place of each value in ascending order; of those that tie, the middle one."""
   _, of, counts = np.unique(values, return_inverse=True, return_counts=True)
   return (np.cumsum(counts) - counts / 2)[of]

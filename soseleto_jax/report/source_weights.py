@@ -26,14 +26,22 @@ def detection(alpha: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
     result["alpha_right"] = float(alpha[~wrong].mean(dtype=np.float64))
   if wrong.any():
     result["alpha_wrong"] = float(alpha[wrong].mean(dtype=np.float64))
-  if wrong.any() and not wrong.all():
-    from sklearn import metrics  # which takes two seconds
+  if (area := roc_auc(alpha, wrong)) is not None:
+    from sklearn import metrics
 
-    # The order of 1 - alpha without its rounding, which would tie small weights.
-    score = -alpha
-    result["auc"] = float(metrics.roc_auc_score(wrong, score))
-    result["average_precision"] = float(metrics.average_precision_score(wrong, score))
+    result["auc"] = area
+    result["average_precision"] = float(metrics.average_precision_score(wrong, -alpha))
   return result
+
+
+def roc_auc(trust: np.ndarray, wrong: np.ndarray) -> float | None:
+  """Area under the ROC curve of a low trust `[N]` as detector of wrong labels; None without examples of both kinds."""
+  if wrong.all() or not wrong.any():
+    return None
+  from sklearn import metrics  # which takes two seconds
+
+  # The order of 1 - trust without its rounding, which would tie small weights.
+  return float(metrics.roc_auc_score(wrong, -trust))
 
 
 def retention_curve(alpha: np.ndarray, wrong: np.ndarray, points: int = 101) -> tuple[np.ndarray, np.ndarray]:
