@@ -49,7 +49,7 @@ def get_model(name: str, num_classes: int | Mapping[str, int], **options: Any) -
     num_classes: number of classes, or one number for each of "source" and "target".
     **options: fields of the network's class; every network has `dtype`, the dtype of its arithmetic
       ("float32" or "bfloat16", for instance); "mlp" has `hidden`, "cifar_quick" has `init`,
-      "lenet" has `relu`, "resnet" has `norm`, `width` and `stage_sizes`.
+      "lenet" has `relu` and `feature_norm`, "resnet" has `norm`, `width` and `stage_sizes`.
 
   Returns:
     A Flax module that takes float images `[B, H, W, C]` ("mlp": any `[B, ...]`).

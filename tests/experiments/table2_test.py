@@ -26,7 +26,7 @@ def test_every_method_has_the_same_data_network_steps_and_pretraining():
     else:
       before = pretraining.config_of(run.config)
       before.data.target.num_examples, before.name = 5, ""
-      assert first.setdefault(run.config.seed, before.to_dict()) == before.to_dict()
+      assert first.setdefault((run.config.seed, run.conditions["augmented"]), before.to_dict()) == before.to_dict()
   assert len(shared) == 8
   assert len({run.folder() for run in chosen}) == len(chosen) == 8 * len(table2.METHODS)
 

@@ -66,7 +66,7 @@ def test_bfloat16_reaches_neither_parameters_nor_logits(name, num_classes):
 
 @pytest.mark.parametrize(
   ("name", "options"),
-  [("mlp", {}), ("cifar_quick", {}), ("lenet", {})]
+  [("mlp", {}), ("cifar_quick", {}), ("lenet", {}), ("lenet", {"feature_norm": 5.0})]
   + [("resnet", {"norm": norm}) for norm in ("group", "batch", "none")],
 )
 def test_every_layer_computes_in_bfloat16(name, options):
@@ -118,6 +118,8 @@ def test_equal_requests_give_equal_modules():
     ("resnet", 10, {"norm": "layer"}, ["norm='layer'", "group, batch, none"]),
     ("resnet", 10, {"width": 0}, ["width=0"]),
     ("resnet", 10, {"stage_sizes": (2, 0)}, ["stage_sizes=(2, 0)"]),
+    ("lenet", 10, {"feature_norm": 0}, ["feature_norm=0", "5.0"]),
+    ("lenet", 10, {"feature_norm": "5"}, ["feature_norm='5'"]),
     ("mlp", 10, {"hidden": ()}, ["hidden=()"]),
     ("mlp", 10, {"hidden": 3}, ["hidden=3"]),
     ("mlp", 10, {"dtype": "float3"}, ["dtype='float3'", "bfloat16"]),
