@@ -120,9 +120,13 @@ def test_cells(tmp_path):
   }  # fmt: skip
 
   accuracy, paired, auc = augmented
+  assert accuracy.keys() == {"", "source only", "SOSELETO, for symmetric noise, and target jointly"}  # which were run
   assert accuracy["source only"] == ["77.5 ± 0.7 (2)", "76.5 ± 0.7 (2)", "75.5 ± 0.7 (2)"]
   assert paired["source only"] == ["10.0 ± 0.0 (2)", "10.0 to 10.0", "2 of 2"] * 2 + ["not run", "", ""]
-  assert auc["SOSELETO, for symmetric noise, and target jointly"] == ["0.905 ± 0.007 (2)"] * 2 + ["not run"]
+  assert auc == {
+    "": ["30%", "40%", "50%"],
+    "SOSELETO, for symmetric noise, and target jointly": ["0.905 ± 0.007 (2)"] * 2 + ["not run"],
+  }
 
   full = (tmp_path / "table1_full.md").read_text(encoding="utf-8")
   assert "flips" not in full  # of which it has no record
