@@ -95,7 +95,7 @@ def _config(name, seed, network="mlp", augmented=False):
     config.model = dict(name="mlp", hidden=(128,), dtype="float32")
     config.optimizer.learning_rate = 0.05
   else:
-    config.model = svhn_mnist.get_config().model
+    config.model = svhn_mnist.get_config().model  # with features as they come, augmented or not
     config.task_options.pixels = 28
   if name == "soseleto":
     config.alpha.update(step_size=0.5, transforms=("scale_by_std",), target_params="none")
