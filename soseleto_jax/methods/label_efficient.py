@@ -36,6 +36,7 @@ from soseleto_jax.methods.base import Method, Phase, Setup, beside_network, loss
 from soseleto_jax.models.losses import cross_entropy
 from soseleto_jax.models.network import LinenNetwork, Network
 from soseleto_jax.models.pooling import max_pool
+from soseleto_jax.models.row_norm import with_row_norm
 from soseleto_jax.models.two_headed import HeadedNetwork
 
 VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
@@ -112,7 +113,7 @@ def centroids(
   """Returns the mean features of each class scaled to norm 1, `[K, F]`, and whether the class occurs, `[K]`."""
   members = jax.nn.one_hot(label, num_classes) * mask[:, None]
   total, count = axis.total((members.T @ features, members.sum(axis=0)), axis_name)
-  return total * jax.lax.rsqrt(jnp.sum(total**2, axis=1, keepdims=True) + 1e-12), count > 0
+  return with_row_norm(total), count > 0
 
 
 def entropy(similarity: jax.Array, temperature: float, occurs: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ from soseleto_jax.data.selection import Examples
 from soseleto_jax.feed.preparation import Preparation
 from soseleto_jax.methods.base import Method, Phase, Predict, Setup
 from soseleto_jax.models.network import Network
+from soseleto_jax.models.row_norm import with_row_norm
 
 VERSION = 1  # raised where a change lets it compute something else: records of experiments count by it
 
@@ -34,14 +35,10 @@ def class_log_probabilities(queries: jax.Array, support: jax.Array, keep: jax.Ar
     keep: bool, `[Q, K, M]` or such that it broadcasts: which of the support set count, one of each class at least.
     scale: of the similarities.
   """
-  similarity = jnp.einsum("qf,kmf->qkm", _unit(queries), _unit(support))
+  similarity = jnp.einsum("qf,kmf->qkm", with_row_norm(queries), with_row_norm(support))
   similarity = jnp.where(keep, scale * similarity, -jnp.inf)
   total = jax.nn.logsumexp(similarity, axis=(1, 2), keepdims=True)
   return jax.nn.logsumexp(similarity - total, axis=2)
-
-
-def _unit(features):
-  return features * jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-12)
 
 
 def rows_by_class(label: np.ndarray, num_classes: int) -> np.ndarray:

@@ -8,10 +8,10 @@ from flax import linen as nn
 
 from soseleto_jax.core import calls
 from soseleto_jax.models.pooling import max_pool
+from soseleto_jax.models.row_norm import with_row_norm
 
 # Caffe's "xavier": uniform on +-sqrt(3 / fan_in).
 _KERNEL_INIT = nn.initializers.lecun_uniform()
-_TINY = 1e-12  # of a squared length, below which it counts as 0
 _MIN_SIZE = 13  # Smaller images leave nothing after two 5x5 convolutions and two pools.
 
 
@@ -56,10 +56,4 @@ class LeNet(nn.Module):
       x = nn.relu(x) if self.relu else x
     x = x.reshape(x.shape[0], -1)
     x = nn.relu(nn.Dense(500, dtype=self.dtype, kernel_init=_KERNEL_INIT, name="dense")(x))
-    return x if self.feature_norm is None else _of_length(x, self.feature_norm)
-
-
-def _of_length(x, length):
-  """Rows `[B, F]` of that length, but for those of zeros, which stay, with a gradient of 0."""
-  square = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-  return (x * (length * jax.lax.rsqrt(jnp.maximum(square, _TINY)))).astype(x.dtype)
+    return x if self.feature_norm is None else with_row_norm(x, self.feature_norm)
