@@ -57,7 +57,7 @@ WEIGHTED = {name: METHODS[name] for name in ("soseleto", BEST)}
 def make_task(seed: int, harm: bool = True, pixels: int = 14) -> Task:
   """Returns the task of Table 2 with few source images, each `[pixels, pixels, 1]`; with harm, beside them as many that
   are the target's digits under any label, and marked as `wrong`."""
-  config = svhn_mnist.get_config("plain").data
+  config = svhn_mnist.get_config().data
   config.source.update(split="train[:10000]", num_examples=SIZE, size=pixels)
   config.target.size = pixels
   task = get_task(config, seed, read=_read)
@@ -82,12 +82,14 @@ def make_runs(protocol: str, seeds: Sequence[int]) -> list[runs.Run]:
 
 
 def _config(name, seed, network="mlp", augmented=False):
-  config = svhn_mnist.get_config("plain" * (not augmented))
+  config = svhn_mnist.get_config()
   config.name = "Half of the source harms"
   config.seed = seed
   config.task = "experiments.transfer_noise:make_task"
   config.task_options = {"harm": name != "oracle"}
   config.augment.source = ()
+  if not augmented:
+    config.augment.target = ()
   config.pretrain_epochs = 0.0
   config.num_steps = 2000
   config.eval_every_epochs = config.checkpoint_every_epochs = 1000.0  # at the end alone
@@ -95,7 +97,6 @@ def _config(name, seed, network="mlp", augmented=False):
     config.model = dict(name="mlp", hidden=(128,), dtype="float32")
     config.optimizer.learning_rate = 0.05
   else:
-    config.model = svhn_mnist.get_config().model  # with features as they come, augmented or not
     config.task_options.pixels = 28
   if name == "soseleto":
     config.alpha.update(step_size=0.5, transforms=("scale_by_std",), target_params="none")

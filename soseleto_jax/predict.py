@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from soseleto_jax import storage
-from soseleto_jax.data import bucket_copies, folders, lazy
+from soseleto_jax.data import bucket_copies, folders, lazy, writing
 from soseleto_jax.data.images import MODES, Look
 from soseleto_jax.loading import load
 from soseleto_jax.run.interface import Interface
@@ -55,7 +55,8 @@ def read_inputs(
   Args:
     path: a folder of images, or a .npy file.
     interface: of the network.
-    side: `config.data.target`, whose "aspect" and "background" say how images become squares.
+    side: `config.data.target`, whose "aspect" and "background" say how images become squares, and "isolate" and
+      "deskew" what is then done to them.
     on_unreadable: "stop" or "skip".
 
   Returns:
@@ -72,10 +73,12 @@ def read_inputs(
   shape = interface.shape
   if len(shape) != 3 or shape[2] not in MODES:
     raise ValueError(f"--images={path}: the network takes no images but inputs {shape}; give a .npy file of these")
+  fields: dict[str, Any] = {"aspect": "crop", "background": "white", "isolate": False, "deskew": False} | (side or {})
   size = shape[0] if shape[0] == shape[1] else 0
-  own = {name: side[name] for name in ("aspect", "background") if side and name in side}
-  look = Look(MODES[shape[2]], size, **{"aspect": "crop", "background": "white", **own}, photo=True)
-  return folders.load_unsorted(path, look, on_unreadable=on_unreadable, most_bytes=lazy.MOST_RESIDENT_BYTES)
+  read_size = 0 if fields["isolate"] else size
+  look = Look(MODES[shape[2]], read_size, fields["aspect"], fields["background"], photo=True)
+  inputs = folders.load_unsorted(path, look, on_unreadable=on_unreadable, most_bytes=lazy.MOST_RESIDENT_BYTES)
+  return inputs | {"x": writing.made_alike(inputs["x"], size, isolate=fields["isolate"], deskew=fields["deskew"])}
 
 
 def write_predictions(output: str | os.PathLike, result: Result, x: Any, file: np.ndarray | None = None) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from soseleto_jax import predict, train_and_evaluate
+from soseleto_jax.data import deskewing, isolation
 from soseleto_jax.data.images import Look
 from soseleto_jax.run import interface
 from tests import runs
@@ -106,6 +107,20 @@ def test_a_network_of_vectors_takes_no_images(run, tmp_path):
   (tmp_path / "task.json").write_text(json.dumps(fields))
   with pytest.raises(ValueError, match=r"takes no images but inputs \(5,\); give a .npy file"):
     predict.read_inputs(str(tmp_path), interface.read(tmp_path))
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_gray_images_are_made_as_those_of_training_were(run, tmp_path, isolate):
+  fields = json.loads((run / "task.json").read_text()) | {"shape": [14, 14, 1]}
+  (tmp_path / "task.json").write_text(json.dumps(fields))
+  image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8))
+  image.save(tmp_path / "new.png")
+  side = {"isolate": isolate, "deskew": True}
+  found = predict.read_inputs(str(tmp_path), interface.read(tmp_path), side)["x"]
+  small = np.asarray(Look("L", 14).of(image))[None].reshape(1, 14, 14, 1)
+  if isolate:
+    small = isolation.isolate(np.asarray(image)[None, ..., None], 14)
+  np.testing.assert_array_equal(found, deskewing.deskew(small))
 
 
 def test_no_run(tmp_path):

@@ -28,6 +28,7 @@ def data_config() -> ml_collections.ConfigDict:
   """
   images = dict(path="", classes=(), grayscale=False, size=0, normalization="channel", mean=(), std=())
   images |= dict(isolate=False)  # of gray pictures: what stands in the middle, white on black (isolation.isolate)
+  images |= dict(deskew=False)  # of gray images, white on black: upright and in the middle (deskewing.deskew)
   images |= dict(aspect="crop", background="white")  # of a folder's images: images.ASPECTS, and what is behind alpha
   return ml_collections.ConfigDict(
     dict(

@@ -15,12 +15,12 @@ from soseleto_jax.data import (
   draws,
   files,
   folders,
-  isolation,
   lazy,
   noise,
   normalization,
   selection,
   tfds,
+  writing,
 )
 from soseleto_jax.data.images import ASPECTS, Look, colour
 from soseleto_jax.data.selection import Subset
@@ -103,6 +103,7 @@ def read(
   background: str = "white",
   on_unreadable: str = "stop",
   isolate: bool = False,
+  deskew: bool = False,
 ) -> Subset:
   """Reads a split of a data set: `digits`, `folder`, `arrays` or one of TFDS; larger ones than a limit stay on disk."""
   final_size, size = size, 0 if isolate else size
@@ -129,10 +130,9 @@ def read(
       size=size,
       most_bytes=most_bytes,
     )
-  if lazy.num_bytes(examples["x"]) <= most_bytes or isolate:
+  if lazy.num_bytes(examples["x"]) <= most_bytes:
     examples["x"] = lazy.load(examples["x"])
-  if isolate:
-    examples["x"] = isolation.isolate(examples["x"], final_size)
+  examples["x"] = writing.made_alike(examples["x"], final_size, isolate=isolate, deskew=deskew)
   class_names, left_out = examples.pop("class_names"), examples.pop("left_out", {})
   meanings = examples.pop("meanings", {name: name for name in class_names} if dataset == "folder" else None)
   examples.setdefault("row", np.arange(len(examples["label"]), dtype=np.int32))
@@ -141,7 +141,7 @@ def read(
 
 def _read_side(read: Callable[..., Subset], side: ml_collections.ConfigDict, split: str, field: str) -> Subset:
   with checks.prefix(f"config.data.{field}: "):
-    options: dict[str, Any] = {"isolate": True} if side.isolate else {}
+    options: dict[str, Any] = {name: True for name in ("isolate", "deskew") if side[name]}
     if side.dataset == "folder":
       options |= {"aspect": side.aspect, "background": side.background}
     return read(side.dataset, split, side.label_key, side.grayscale, side.size, side.path, **options)

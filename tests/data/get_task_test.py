@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from soseleto_jax.data import digits, isolation, tfds
+from soseleto_jax.data import deskewing, digits, isolation, tfds
 from soseleto_jax.data.get_task import data_config, get_task
+from soseleto_jax.data.normalization import resize
 
 
 def digits_config(**target):
@@ -51,6 +52,7 @@ def test_fields_of_the_config():
       "noise_images": 0,
       "grayscale": False,
       "isolate": False,
+      "deskew": False,
       "size": 0,
       "normalization": "channel",
       "mean": (),
@@ -72,6 +74,7 @@ def test_fields_of_the_config():
       "num_test": 0,
       "grayscale": False,
       "isolate": False,
+      "deskew": False,
       "size": 0,
       "normalization": "channel",
       "mean": (),
@@ -430,3 +433,15 @@ def test_pictures_are_isolated_before_they_are_made_smaller():
   whole = isolation.isolate(digits.load("train")["x"], 14)
   assert task.source["x"].shape[1:] == (14, 14, 1)
   np.testing.assert_array_equal(task.source["x"], whole[task.source["row"]])
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_pictures_are_made_upright_at_their_size(isolate):
+  config = data_config()
+  for side in ("source", "target"):
+    config[side].update(dataset="digits", isolate=isolate, deskew=True, size=14)
+  config.target.update(num_examples=20)
+  task = get_task(config, 0)
+  digits_of_set = digits.load("train")["x"]
+  small = isolation.isolate(digits_of_set, 14) if isolate else resize(digits_of_set, 14)
+  np.testing.assert_array_equal(task.source["x"], deskewing.deskew(small)[task.source["row"]])
