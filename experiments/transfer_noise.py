@@ -1,12 +1,12 @@
 """Beyond the paper: a transfer source of which half harms, `python -m experiments.transfer_noise`.
 
 1,000 pictures of SVHN's digits 0-4, and as many of MNIST's digits 5-9, the target's own, that bear the labels 0-4 at
-random: a network that learns these by heart unlearns what the target's classes differ by. LeNet takes them as Table 2
-does, once with the target augmented; a perceptron takes them at 14x14 pixels. Everything is trained at once, source and
-all 25 target images in every step, without pretraining and augmentation of the source, so that each of its images is
-seen 32 times, and the harm is in all that is learned; an oracle drops the harmful half. Beside accuracy the tables say
-how much of what the oracle gains on joint training selection gains, and how well 1 - alpha tells the harmful images.
-Settings were chosen on other draws, those of the perceptron by another program.
+random: a network that learns these by heart unlearns what the target's classes differ by. LeNet takes them as in Table
+2 where the target is augmented, with and without that; a perceptron takes them at 14x14 pixels. Everything is trained
+at once, source and all 25 target images in every step, without pretraining and augmentation of the source, so that each
+of its images is seen 32 times, and the harm is in all that is learned; an oracle drops the harmful half. Beside
+accuracy the tables say how much of what the oracle gains on joint training selection gains, and how well 1 - alpha
+tells the harmful images. Settings were chosen on other draws, those of the perceptron by another program.
 """
 
 import dataclasses

@@ -25,7 +25,9 @@ def test_images_by_definition():
   rng = np.random.default_rng(0)
   images = ndimage.gaussian_filter(rng.normal(size=(6, 15, 12)), (0, 2, 2)) > 0
   images = np.uint8(images * rng.integers(1, 256, images.shape))
-  images[0], images[0, 7, 2:10] = 0, 200  # a line that lies has no slant
+  images[:2] = 0
+  images[0, 7, 2:10] = 200  # a line that lies has no slant
+  images[1, 7, 2:6] = images[1, 8, 6:10] = 200  # and one that nearly does is not made to stand
   found = deskewing.deskew(images[..., None])[..., 0].astype(float)
   for image, upright in zip(images, found, strict=True):
     np.testing.assert_allclose(upright, upright_by_definition(image), atol=0.5 + 1e-6)
