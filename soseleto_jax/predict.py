@@ -17,6 +17,7 @@ import numpy as np
 
 from soseleto_jax import storage
 from soseleto_jax.data import bucket_copies, folders, lazy, writing
+from soseleto_jax.data.get_task import data_config
 from soseleto_jax.data.images import MODES, Look
 from soseleto_jax.loading import load
 from soseleto_jax.run.interface import Interface
@@ -73,7 +74,7 @@ def read_inputs(
   shape = interface.shape
   if len(shape) != 3 or shape[2] not in MODES:
     raise ValueError(f"--images={path}: the network takes no images but inputs {shape}; give a .npy file of these")
-  fields: dict[str, Any] = {"aspect": "crop", "background": "white", "isolate": False, "deskew": False} | (side or {})
+  fields = data_config().target.to_dict() | (side or {})
   size = shape[0] if shape[0] == shape[1] else 0
   read_size = 0 if fields["isolate"] else size
   look = Look(MODES[shape[2]], read_size, fields["aspect"], fields["background"], photo=True)
