@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_CHUNK = 128  # images at once, few for the cache
+_CHUNK = 2048  # images at once
 _STEEPEST = 1.0  # columns that a line of writing leans over in a row, at most
 
 
@@ -34,23 +34,14 @@ def deskew(images: np.ndarray) -> np.ndarray:
 
 
 def _upright(images):
+  from scipy import ndimage
+
   y, x, slant = _moments(images)
   down, right = (np.arange(size) - (size - 1) / 2 for size in images.shape[1:])
   down = down[:, None]
-  moved = _interpolated(images, y + down, axis=1)
-  return np.round(_interpolated(moved, x + right + slant * down, axis=2)).astype(np.uint8)
-
-
-def _interpolated(images, places, axis):
-  """Returns what lies at places along an axis, 0 outside of the images."""
-  low = np.floor(places).astype(int)
-  size = images.shape[axis]
-
-  def at(index):
-    inside = (index >= 0) & (index < size)
-    return inside * np.take_along_axis(images, np.clip(index, 0, size - 1), axis)
-
-  return at(low) + (places - low) * (at(low + 1) - at(low))
+  each = np.arange(len(images))[:, None, None]
+  places = np.broadcast_arrays(each, y + down, x + right + slant * down)
+  return np.round(ndimage.map_coordinates(images, places, order=1, mode="grid-constant")).astype(np.uint8)
 
 
 def _moments(images):
