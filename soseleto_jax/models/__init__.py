@@ -29,6 +29,7 @@ __all__ = [
   "make_network",
 ]
 
+_HEADS_OPTION = "feature_norm"  # which is no field of a representation
 _REPRESENTATIONS = {"mlp": MLP, "cifar_quick": CifarQuick, "lenet": LeNet, "resnet": ResNet}
 
 
@@ -48,8 +49,9 @@ def get_model(name: str, num_classes: int | Mapping[str, int], **options: Any) -
     name: "mlp", "cifar_quick", "lenet" or "resnet".
     num_classes: number of classes, or one number for each of "source" and "target".
     **options: fields of the network's class; every network has `dtype`, the dtype of its arithmetic
-      ("float32" or "bfloat16", for instance); "mlp" has `hidden`, "cifar_quick" has `init`,
-      "lenet" has `relu` and `feature_norm`, "resnet" has `norm`, `width` and `stage_sizes`.
+      ("float32" or "bfloat16", for instance), and `feature_norm` of `HeadedNetwork`; "mlp" has
+      `hidden`, "cifar_quick" has `init`, "lenet" has `relu`, "resnet" has `norm`, `width` and
+      `stage_sizes`.
 
   Returns:
     A Flax module that takes float images `[B, H, W, C]` ("mlp": any `[B, ...]`).
@@ -57,7 +59,8 @@ def get_model(name: str, num_classes: int | Mapping[str, int], **options: Any) -
   Raises:
     ValueError: an unknown network or option, or a value that the network cannot have.
   """
-  return with_heads(_representation(name, options), num_classes)
+  feature_norm = options.pop(_HEADS_OPTION, None)
+  return with_heads(_representation(name, options), num_classes, feature_norm=feature_norm)
 
 
 def make_network(
@@ -81,7 +84,7 @@ def make_network(
   name = options.pop("name", None)
   try:
     if not isinstance(name, str) or ":" not in name:
-      return as_network(_representation(name, options), num_classes)
+      return as_network(get_model(name, num_classes, **options))
     dtype = _float_dtype(options.pop("dtype", jnp.float32))
   except ValueError as error:  # which begins with the field
     raise ValueError(f"config.model.{error}") from error
@@ -95,7 +98,7 @@ def _representation(name: Any, options: Mapping[str, Any]) -> nn.Module:
       f"import path, such as my_package.nets:Wide{did_you_mean(name, _REPRESENTATIONS)}"
     )
   network = _REPRESENTATIONS[name]
-  valid = sorted({field.name for field in dataclasses.fields(network)} - {"name", "parent"})
+  valid = sorted({field.name for field in dataclasses.fields(network)} - {"name", "parent"} | {_HEADS_OPTION})
   for option, value in options.items():
     if option not in valid:
       raise ValueError(

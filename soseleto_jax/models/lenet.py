@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from soseleto_jax.core import calls
 from soseleto_jax.models.pooling import max_pool
-from soseleto_jax.models.row_norm import with_row_norm
 
 # Caffe's "xavier": uniform on +-sqrt(3 / fan_in).
 _KERNEL_INIT = nn.initializers.lecun_uniform()
@@ -23,19 +21,11 @@ class LeNet(nn.Module):
 
   Attributes:
     relu: whether a ReLU follows each pool.
-    feature_norm: the length that the features of an image are brought to (Ranjan et al. 2017, arXiv:1703.09507), by
-      which few images train a classifier on them better; None leaves them as they are.
     dtype: dtype of the arithmetic; parameters are float32.
   """
 
   relu: bool = False
-  feature_norm: float | None = None
   dtype: Any = jnp.float32
-
-  def __post_init__(self):
-    if self.feature_norm is not None and not (calls.is_number(self.feature_norm) and self.feature_norm > 0):
-      raise ValueError(f"feature_norm={self.feature_norm!r} must be a length, such as 5.0, or None")
-    super().__post_init__()
 
   @property
   def head_kernel_init(self) -> nn.initializers.Initializer:
@@ -55,5 +45,4 @@ class LeNet(nn.Module):
       x = max_pool(x, window=2, stride=2)
       x = nn.relu(x) if self.relu else x
     x = x.reshape(x.shape[0], -1)
-    x = nn.relu(nn.Dense(500, dtype=self.dtype, kernel_init=_KERNEL_INIT, name="dense")(x))
-    return x if self.feature_norm is None else with_row_norm(x, self.feature_norm)
+    return nn.relu(nn.Dense(500, dtype=self.dtype, kernel_init=_KERNEL_INIT, name="dense")(x))

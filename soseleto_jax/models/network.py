@@ -140,7 +140,9 @@ def is_whole(model: Any) -> bool:
   return not isinstance(model, (nn.Module, nnx.Module))
 
 
-def with_heads(representation: nn.Module, num_classes: NumClasses) -> HeadedNetwork:
+def with_heads(
+  representation: nn.Module, num_classes: NumClasses, *, feature_norm: float | None = None
+) -> HeadedNetwork:
   """Puts classifiers on a Linen representation, initialised as it says, by LeCun's normal where it says nothing."""
   kernel_init, bias_init = head_inits(representation)
   return HeadedNetwork(
@@ -148,5 +150,6 @@ def with_heads(representation: nn.Module, num_classes: NumClasses) -> HeadedNetw
     num_classes=num_classes,
     kernel_init=kernel_init,
     bias_init=bias_init,
+    feature_norm=feature_norm,
     dtype=getattr(representation, "dtype", None) or jnp.float32,
   )

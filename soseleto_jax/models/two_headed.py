@@ -11,6 +11,7 @@ from flax.core import FrozenDict
 
 from soseleto_jax.core import calls
 from soseleto_jax.models.calling import mode_options
+from soseleto_jax.models.row_norm import with_row_norm
 
 HEADS = ("source", "target")
 
@@ -84,6 +85,8 @@ class HeadedNetwork(nn.Module):
       `representation`, `source_head`, `target_head`).
     kernel_init: initializer of the classifiers' kernels.
     bias_init: initializer of their biases.
+    feature_norm: the length that the features of each example are brought to (Ranjan et al. 2017, arXiv:1703.09507), by
+      which few examples train a classifier on them better; None leaves them as they are.
     dtype: dtype of the classifiers' arithmetic; their parameters are float32.
   """
 
@@ -91,10 +94,13 @@ class HeadedNetwork(nn.Module):
   num_classes: NumClasses
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
   bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+  feature_norm: float | None = None
   dtype: Any = jnp.float32
 
   def __post_init__(self):
     check_num_classes(self.num_classes)
+    if self.feature_norm is not None and not (calls.is_number(self.feature_norm) and self.feature_norm > 0):
+      raise ValueError(f"feature_norm={self.feature_norm!r} must be a length, such as 5.0, or None")
     if isinstance(self.num_classes, Mapping):
       self.num_classes = FrozenDict(self.num_classes)  # A module must hash, to be static under jit.
     super().__post_init__()
@@ -136,4 +142,4 @@ class HeadedNetwork(nn.Module):
     """
     features = self.representation(x, **mode_options(type(self.representation).__call__, train))
     check_features(features, x)
-    return features
+    return features if self.feature_norm is None else with_row_norm(features, self.feature_norm)

@@ -66,7 +66,7 @@ def test_bfloat16_reaches_neither_parameters_nor_logits(name, num_classes):
 
 @pytest.mark.parametrize(
   ("name", "options"),
-  [("mlp", {}), ("cifar_quick", {}), ("lenet", {}), ("lenet", {"feature_norm": 5.0})]
+  [(name, options) for name in ("mlp", "cifar_quick", "lenet") for options in ({}, {"feature_norm": 5.0})]
   + [("resnet", {"norm": norm}) for norm in ("group", "batch", "none")],
 )
 def test_every_layer_computes_in_bfloat16(name, options):
@@ -112,13 +112,13 @@ def test_equal_requests_give_equal_modules():
     ("cifar-quick", 10, {}, ["'cifar-quick'", "lenet, mlp", "did you mean 'cifar_quick'"]),
     ("my_package.nets.Wide", 10, {}, ["name='my_package.nets.Wide'", "my_package.nets:Wide"]),
     ("transformer", 10, {}, ["'transformer'", "cifar_quick, lenet, mlp, resnet"]),
-    ("cifar_quick", 10, {"inti": "caffe"}, ["inti='caffe'", "dtype, init", "did you mean 'init'"]),
-    ("mlp", 10, {"parent": 1}, ["parent=1", "dtype, hidden"]),
+    ("cifar_quick", 10, {"inti": "caffe"}, ["inti='caffe'", "dtype, feature_norm, init", "did you mean 'init'"]),
+    ("mlp", 10, {"parent": 1}, ["parent=1", "dtype, feature_norm, hidden"]),
     ("cifar_quick", 10, {"init": "cafe"}, ["init='cafe'", "'fan_in' or 'caffe'"]),
     ("resnet", 10, {"norm": "layer"}, ["norm='layer'", "group, batch, none"]),
     ("resnet", 10, {"width": 0}, ["width=0"]),
     ("resnet", 10, {"stage_sizes": (2, 0)}, ["stage_sizes=(2, 0)"]),
-    ("lenet", 10, {"feature_norm": 0}, ["feature_norm=0", "5.0"]),
+    ("mlp", 10, {"feature_norm": 0}, ["feature_norm=0", "5.0"]),
     ("lenet", 10, {"feature_norm": "5"}, ["feature_norm='5'"]),
     ("mlp", 10, {"hidden": ()}, ["hidden=()"]),
     ("mlp", 10, {"hidden": 3}, ["hidden=3"]),

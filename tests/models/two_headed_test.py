@@ -89,6 +89,21 @@ def test_features_are_what_the_heads_see():
   np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("head", [None, "source", "target"])
+@pytest.mark.parametrize("name", ["mlp", "cifar_quick"])
+def test_features_of_one_length(name, head):
+  plain = models.get_model(name, 5 if head is None else CLASSES)
+  model = models.get_model(name, 5 if head is None else CLASSES, feature_norm=3.0)
+  x = 5 * jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+  variables = _jit(model.init)(jax.random.key(0), x)
+  features = np.asarray(plain.apply(variables, x, method="features"), np.float64)
+  expected = 3 * features / np.linalg.norm(features, axis=-1, keepdims=True)
+  np.testing.assert_allclose(model.apply(variables, x, method="features"), expected, rtol=1e-5)
+  dense = variables["params"]["classifier" if head is None else f"{head}_head"]
+  logits = expected @ dense["kernel"] + dense["bias"]
+  np.testing.assert_allclose(model.apply(variables, x, head=head), logits, rtol=1e-4, atol=1e-5)
+
+
 def test_names_of_the_classifiers():
   assert two_headed.heads_of(5) == {"classifier": 5}
   assert two_headed.heads_of(CLASSES) == {"source_head": 5, "target_head": 3}
