@@ -83,7 +83,8 @@ def fit(
     mean: for "fixed", a number for each channel.
     std: likewise.
     verbose: whether to print what is chosen, and where the run's folder is.
-    **fields: of `soseleto_jax.config.default_config`, such as `num_epochs=30`, `seed=1` or `alpha={"step_size": 0.01}`.
+    **fields: of `soseleto_jax.config.default_config`, such as `num_epochs=30`, `seed=1` or `alpha={"step_size": 0.01}`;
+      of its `data` only `feed`, since the sets are here.
 
   Returns:
     A `Result`: `suspects()`, the source examples whose labels are most likely wrong; `predict(x)`; `alpha`, a weight
@@ -95,6 +96,7 @@ def fit(
   bucket_copies.look_again()
   config = default_config()
   data = config.data
+  data.update(_data_fields(fields))
   data.update(shared_classes=shared_classes, drop_unshared=drop_unshared, on_unreadable=on_unreadable)
   look = dict(grayscale=grayscale, aspect=aspect, background=background, size=_size(size, source, target))
   data.source.update(look)
@@ -113,6 +115,19 @@ def fit(
   if verbose:
     print("\n".join([*lines, *_given_lines(fields), f"folder: {workdir}"]))
   return train_and_evaluate(config, workdir, task, network=network, params=params, evaluators=evaluators, **given)
+
+
+def _data_fields(fields):
+  """Returns what the caller gave of `config.data`, to read by; all else of it are arguments, or the sets."""
+  given = dict(fields.get("data", {}))
+  unread = [f"data={{{name!r}: {value!r}}}" for name, value in given.items() if name != "feed"]
+  unread += [f"{name}={fields[name]!r}" for name in ("task", "task_options") if name in fields]
+  if unread:
+    raise ValueError(
+      f"{', '.join(unread)}: fit takes its sets as source, target, test and validation, and how to read them by "
+      "arguments of its own, such as size or num_test; of config.data give feed alone"
+    )
+  return given
 
 
 def _size(size, source, target):

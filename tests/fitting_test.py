@@ -136,6 +136,27 @@ def test_fields_that_do_not_exist(sets, tmp_path):
     fit(*sets, num_epoch=3, workdir=tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+  "field, words",
+  [
+    ({"data": {"target": {"num_test": 3}}}, ["data={'target': {'num_test': 3}}", "num_test", "feed alone"]),
+    ({"data": {"feed": "streaming", "on_unreadable": "skip"}}, ["data={'on_unreadable': 'skip'}"]),
+    ({"task": "my.tasks:make"}, ["task='my.tasks:make'"]),
+  ],
+)
+def test_fields_of_the_data_which_is_given(sets, field, words):
+  with pytest.raises(ValueError) as error:
+    fit(*sets, **field)
+  assert all(word in str(error.value) for word in words) and "{'feed'" not in str(error.value)
+
+
+def test_the_feed_is_read_by(sets, tmp_path):
+  with pytest.raises(ValueError, match="config.data.feed='steaming'"):
+    fit(*sets, data={"feed": "steaming"}, workdir=tmp_path / "wrong")
+  streamed = fit(*sets, data={"feed": "streaming"}, workdir=tmp_path / "streaming")
+  assert streamed.alpha.tobytes() == fit(*sets, workdir=tmp_path / "auto").alpha.tobytes()
+
+
 def test_a_test_set_that_is_in_the_source(sets, tmp_path, caplog):
   from soseleto_jax.data import own
   from soseleto_jax.data.get_task import data_config

@@ -106,6 +106,7 @@ def make_task(
   Raises:
     ValueError: sets that cannot be used.
   """
+  checks.choice("config.data.feed", config.feed, lazy.FEEDS)
   read = _reader(config)
   source_set = read("source", source, "train", true_label)
   pool = read("target", target, "train")
