@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from experiments import provenance
 from soseleto_jax.config import changed_fields
-from soseleto_jax.data import sides
+from soseleto_jax.data import reading
 from soseleto_jax.data.get_task import task_of as _task_of
 from soseleto_jax.data.selection import Examples
 from soseleto_jax.data.task import Task, known_wrong
@@ -37,7 +37,7 @@ from soseleto_jax.train import Result, train_and_evaluate
 PROTOCOLS = ("full", "small")
 RESULTS = pathlib.Path(__file__).parent / "results"
 
-_read = functools.cache(sides.read)
+_read = functools.cache(reading.read)
 _NOT_METRICS = ("method", "task", "seed", "device", "best_checkpoint")
 
 # Methods that read nothing of config.alpha.

@@ -20,7 +20,7 @@ import numpy as np
 from configs import svhn_mnist
 from experiments import runs, tables, transfer
 from experiments.tables import Method
-from soseleto_jax.data import draws, sides
+from soseleto_jax.data import draws, reading
 from soseleto_jax.data.get_task import get_task
 from soseleto_jax.data.task import Task
 from soseleto_jax.data.unlabelled import get_unlabelled
@@ -37,7 +37,7 @@ SHARP = dict(
   first=False, step_size=0.0125, gain=8.0, transforms=("residual_normalize", "scale_by_std", "add_agreement")
 )
 
-_read = functools.cache(sides.read)
+_read = functools.cache(reading.read)
 
 
 def _method(title, method=None, tries=None):

@@ -1,16 +1,14 @@
 """The data that a config describes."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
 from soseleto_jax.core import import_path
-from soseleto_jax.data import bucket_copies, checks, classes, lazy, sides, synthetic
+from soseleto_jax.data import bucket_copies, checks, classes, reading, sides, synthetic
 from soseleto_jax.data.normalization import Normalization, fit_normalization
-from soseleto_jax.data.selection import Subset
 from soseleto_jax.data.task import Task, assemble
 
 
@@ -65,9 +63,7 @@ def data_config() -> ml_collections.ConfigDict:
   )
 
 
-def task_of(
-  config: ml_collections.ConfigDict, num_processes: int = 1, read: Callable[..., Subset] = sides.read
-) -> Task:
+def task_of(config: ml_collections.ConfigDict, num_processes: int = 1, read: reading.Read = reading.read) -> Task:
   """Returns the data of an experiment: what `config.task` makes, or else what `config.data` describes.
 
   Args:
@@ -92,7 +88,7 @@ def get_task(
   config: ml_collections.ConfigDict,
   seed: int,
   num_processes: int = 1,
-  read: Callable[..., Subset] = sides.read,
+  read: reading.Read = reading.read,
 ) -> Task:
   """Returns the data that a config describes.
 
@@ -105,7 +101,7 @@ def get_task(
     config: the block that `data_config` returns.
     seed: the experiment's seed.
     num_processes: how many processes train together; where there are several, each reads only its share.
-    read: reads a split. For many tasks on the same sets give them one `functools.cache(sides.read)`, which keeps the
+    read: reads a split. For many tasks on the same sets give them one `functools.cache(reading.read)`, which keeps the
       pixels.
 
   Returns:
@@ -120,12 +116,9 @@ def get_task(
   if "synthetic" in (config.source.dataset, config.target.dataset):
     return _synthetic_task(config, seed)
   shared, source_side, target_side = (config[k] for k in ("shared_classes", "source", "target"))
-  most_bytes = lazy.memory_limit(config.feed, num_processes)
-  read = functools.cache(functools.partial(read, data_dir=config.data_dir, most_bytes=most_bytes))
-
-  read = functools.partial(read, on_unreadable=config.on_unreadable) if config.on_unreadable != "stop" else read
-  target_pool, held_out = sides.read_target(read, target_side)
-  source_pool = sides.read_source(read, source_side)
+  read = functools.cache(read)
+  target_pool, held_out = sides.read_target(read, config, num_processes)
+  source_pool = sides.read_source(read, config, num_processes)
   if shared:
     with checks.prefix("config.data.shared_classes=True: "):
       source_pool, target_pool, held_out = classes.share(source_pool, target_pool, held_out, config.drop_unshared)

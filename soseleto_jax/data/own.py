@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from soseleto_jax.data import checks, classes, files, folders, lazy, pairs, selection, sides
+from soseleto_jax.data import checks, classes, files, folders, lazy, pairs, reading, selection, sides
 from soseleto_jax.data.normalization import Normalization, fit_normalization
 from soseleto_jax.data.selection import Subset
 from soseleto_jax.data.task import Task, assemble
@@ -136,12 +136,10 @@ def _reader(config) -> Callable[..., Subset]:
     side = config["source" if name == "source" else "target"]
     if is_folder(given):
       path, kind = os.fspath(given), kind_of(given, split)
-      look = dict(grayscale=side.grayscale, size=side.size) if kind == "folder" else dict(grayscale=False, size=0)
-      options = dict(aspect=side.aspect, background=side.background, on_unreadable=config.on_unreadable)
+      look = ("grayscale", "size", "aspect", "background") if kind == "folder" else ()
+      options = {field: side[field] for field in look} | dict(on_unreadable=config.on_unreadable, most_bytes=most_bytes)
       with checks.prefix(f"{name}: "):
-        return sides.read(
-          kind, split, "label", **look, path=path, data_dir=None, most_bytes=most_bytes, **options
-        )  # fmt: skip
+        return reading.read(reading.Split(kind, split, path, **options))
     return pairs.read(name, *_pair(name, given), true_label)
 
   return read

@@ -1,31 +1,22 @@
 """Reads and draws the two sides, source and target, of the task that a config describes."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 
-from soseleto_jax.data import (
-  checks,
-  classes,
-  digits,
-  draws,
-  files,
-  folders,
-  lazy,
-  noise,
-  normalization,
-  selection,
-  tfds,
-  writing,
-)
-from soseleto_jax.data.images import ASPECTS, Look, colour
+from soseleto_jax.data import checks, classes, draws, folders, lazy, noise, selection
+from soseleto_jax.data.images import ASPECTS, colour
+from soseleto_jax.data.reading import Read, Split
 from soseleto_jax.data.selection import Subset
 
 _FILES = ("folder", "arrays")
+_OF_A_SIDE = (
+  "dataset", "path", "label_key", "grayscale", "size", "isolate", "deskew", "aspect", "background",
+)  # fmt: skip
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -89,80 +80,39 @@ def _check_pictures(config: ml_collections.ConfigDict) -> None:
       colour(config[side].background)
 
 
-def read(
-  dataset: str,
-  split: str,
-  label_key: str,
-  grayscale: bool,
-  size: int,
-  path: str,
-  *,
-  data_dir: str | None,
-  most_bytes: float,
-  aspect: str = "crop",
-  background: str = "white",
-  on_unreadable: str = "stop",
-  isolate: bool = False,
-  deskew: bool = False,
-) -> Subset:
-  """Reads a split of a data set: `digits`, `folder`, `arrays` or one of TFDS; larger ones than a limit stay on disk."""
-  final_size, size = size, 0 if isolate else size
-  if dataset in ("digits", *_FILES):
-    checks.choice("label_key", label_key, ("label",))
-  if dataset == "digits":
-    examples = digits.load(split)
-    if size:
-      examples["x"] = normalization.resize(examples["x"], size)
-  elif dataset == "folder":
-    look = Look("L" if grayscale else "RGB", size, aspect, background, photo=True)
-    examples = folders.load_folder(path, split, look, on_unreadable=on_unreadable, most_bytes=most_bytes)
-  elif dataset == "arrays":
-    if grayscale or size:
-      raise ValueError(f"grayscale={grayscale}, size={size}: x.npy is taken as it is; leave both out")
-    examples = files.load_arrays(path, split)
-  else:
-    examples = tfds.load(
-      dataset,
-      split,
-      data_dir,
-      label_key=label_key,
-      grayscale=grayscale,
-      size=size,
-      most_bytes=most_bytes,
-    )
-  if lazy.num_bytes(examples["x"]) <= most_bytes:
-    examples["x"] = lazy.load(examples["x"])
-  examples["x"] = writing.made_alike(examples["x"], final_size, isolate=isolate, deskew=deskew)
-  class_names, left_out = examples.pop("class_names"), examples.pop("left_out", {})
-  meanings = examples.pop("meanings", {name: name for name in class_names} if dataset == "folder" else None)
-  examples.setdefault("row", np.arange(len(examples["label"]), dtype=np.int32))
-  return Subset(examples, class_names, path or dataset, split, left_out, meanings)
-
-
-def _read_side(read: Callable[..., Subset], side: ml_collections.ConfigDict, split: str, field: str) -> Subset:
-  with checks.prefix(f"config.data.{field}: "):
-    options: dict[str, Any] = {name: True for name in ("isolate", "deskew") if side[name]}
-    if side.dataset == "folder":
-      options |= {"aspect": side.aspect, "background": side.background}
-    return read(side.dataset, split, side.label_key, side.grayscale, side.size, side.path, **options)
-
-
-def read_source(read: Callable[..., Subset], side: ml_collections.ConfigDict) -> Subset:
+def read_source(read: Read, config: ml_collections.ConfigDict, num_processes: int = 1) -> Subset:
   """Reads the source's split, and keeps the side's classes."""
-  return _read_side(read, side, side.split, "source").take_classes(side.classes, "config.data.source")
+  pool = _read_side(read, config, num_processes, "source")
+  return pool.take_classes(config.source.classes, "config.data.source")
 
 
-def read_target(read: Callable[..., Subset], side: ml_collections.ConfigDict) -> tuple[Subset, list[Subset | None]]:
+def read_target(
+  read: Read, config: ml_collections.ConfigDict, num_processes: int = 1
+) -> tuple[Subset, list[Subset | None]]:
   """Reads the target's splits: what target and more are drawn from, the test set and the validation set, if any.
 
   They have one list of classes, by name, of which the side's are kept.
   """
-  splits = {"target.test_split": side.test_split, "target.validation_split": side.validation_split}
-  held_out = [_read_side(read, side, split, field) if split else None for field, split in splits.items()]
-  pool, held_out = classes.of_one_side(_read_side(read, side, side.split, "target"), held_out)
-  pool = pool.take_classes(side.classes, "config.data.target")
-  held_out = [None if part is None else part.take_classes(side.classes, "config.data.target") for part in held_out]
+  of_target = functools.partial(_read_side, read, config, num_processes, "target")
+  held_out = [of_target(field) if config.target[field] else None for field in ("test_split", "validation_split")]
+  pool, held_out = classes.of_one_side(of_target(), held_out)
+  kept = config.target.classes
+  pool = pool.take_classes(kept, "config.data.target")
+  held_out = [None if part is None else part.take_classes(kept, "config.data.target") for part in held_out]
   return pool.without(*(part for part in held_out if part is not None)), held_out
+
+
+def _read_side(read, config, num_processes, name, field="split"):
+  side = config[name]
+  split = Split(
+    split=side[field],
+    **{same: side[same] for same in _OF_A_SIDE},
+    on_unreadable=config.on_unreadable,
+    data_dir=config.data_dir,
+    most_bytes=lazy.memory_limit(config.feed, num_processes),
+  )
+  with checks.prefix(f"config.data.{name if field == 'split' else f'{name}.{field}'}: "):
+    return read(split)
 
 
 def draw_target(

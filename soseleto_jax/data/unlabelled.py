@@ -1,17 +1,14 @@
 """More images of the target's classes, for methods that learn from them without their labels."""
 
-import functools
-from collections.abc import Callable
-
 import ml_collections
 import numpy as np
 
-from soseleto_jax.data import draws, lazy, sides
-from soseleto_jax.data.selection import Examples, Subset
+from soseleto_jax.data import draws, reading, sides
+from soseleto_jax.data.selection import Examples
 
 
 def get_unlabelled(
-  config: ml_collections.ConfigDict, seed: int, num_examples: int = 0, read: Callable[..., Subset] = sides.read
+  config: ml_collections.ConfigDict, seed: int, num_examples: int = 0, read: reading.Read = reading.read
 ) -> Examples:
   """Returns images of the target's split and classes beside those of the task with this config and seed.
 
@@ -39,9 +36,7 @@ def get_unlabelled(
     )
   if num_examples < 0:
     raise ValueError(f"num_examples={num_examples} is negative; give 0 for all that remain, or more")
-  most_bytes = lazy.memory_limit(config.feed, 1)
-  read = functools.partial(read, data_dir=config.data_dir, most_bytes=most_bytes)
-  pool, held_out = sides.read_target(read, config.target)
+  pool, held_out = sides.read_target(read, config)
   drawn = sides.draw_target(pool, held_out, config.target, seed)
   rest = pool.without(*(part for part in drawn if part is not None))
   if not len(rest):

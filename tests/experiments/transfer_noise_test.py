@@ -6,20 +6,22 @@ import pytest
 from experiments import transfer, transfer_noise
 from soseleto_jax.config import validate
 from soseleto_jax.data.get_task import task_of
+from soseleto_jax.data.reading import Split
 from soseleto_jax.data.selection import Subset
 from soseleto_jax.methods.base import check_options, find_method
 from soseleto_jax.run import task_fit
 
 
-def read(dataset, split, label_key="label", grayscale=False, size=14, *_, **__):
+def read(split):
   label = np.arange(400, dtype=np.int32) % 10
-  x = np.random.default_rng(len(dataset + split)).integers(0, 256, (400, size, size, 1), np.uint8)
+  shape = (400, split.size, split.size, 1)
+  x = np.random.default_rng(len(split.dataset + split.split)).integers(0, 256, shape, np.uint8)
   row = np.arange(400, dtype=np.int32)
-  return Subset({"x": x, "label": label, "row": row}, tuple("0123456789"), dataset, split)
+  return Subset({"x": x, "label": label, "row": row}, tuple("0123456789"), split.dataset, split.split)
 
 
 def read_mnist():
-  examples = read("mnist", "train").examples
+  examples = read(Split("mnist", "train", size=14)).examples
   return examples["x"], examples["label"]
 
 
