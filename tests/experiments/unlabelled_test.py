@@ -43,8 +43,8 @@ def trained(monkeypatch):
 def test_stages(tmp_path, trained):
   config = make_config()
   values = unlabelled.train(config, tmp_path / "whole", SECOND)
-  (_, _, task, first), (_, second_config, labelled, second), (_, _, same, unweighted) = trained
-  assert [name for name, *_ in trained] == ["first", "soseleto", "source_only"] and same is labelled
+  (_, _, task, first), (_, second_config, labelled, second), (_, _, same, unweighted), (*_, joint) = trained
+  assert [name for name, *_ in trained] == ["first", "soseleto", "source_only", "joint"] and same is labelled
 
   # The network's own predictions: of the test images they are those that its accuracy counts.
   predict = lambda x: unlabelled.predict(config, task, first.state, x)
@@ -63,7 +63,8 @@ def test_stages(tmp_path, trained):
     np.testing.assert_allclose(np.ravel([side.mean, side.std]) / 255, [0.3, 0.4], rtol=1e-6)
 
   assert second_config.num_epochs == 2 and values["test_accuracy"] == second.summary["test_accuracy"]
-  assert values["unweighted_test_accuracy"] == unweighted.summary["test_accuracy"]
+  for stage, result in (("unweighted", unweighted), ("joint", joint)):
+    assert values[f"{stage}_test_accuracy"] == result.summary["test_accuracy"]
   assert values["unweighted_validation_accuracy"] == unweighted.summary["validation_accuracy"]
   assert len(values["retention"]) == 50
 
@@ -74,14 +75,16 @@ def test_stages(tmp_path, trained):
 
 def test_configs():
   full, small = ({run.method: run for run in unlabelled.make_runs(protocol, [7])} for protocol in ("full", "small"))
-  for run, num_examples in ((full["soseleto"], 0), (small["soseleto"], 10_000)):
+  for run, num_examples in ((full["soseleto"], 0), (small["soseleto"], 6000)):
+    validate(run.config)
+    assert (run.config.seed, run.config.method, run.config.alpha.target_params) == (7, "soseleto", "none")
     second = unlabelled.second_config(run.config, run.settings["second"])
     validate(second)
     assert (second.seed, second.data.shared_classes, second.method) == (7, True, "soseleto")
-    assert run.config.data.source.num_examples == second.data.source.num_examples == num_examples
+    assert (run.config.data.source.num_examples, second.data.source.num_examples) == (0, num_examples)
     assert (second.data.source.dataset, second.data.source.classes) == ("mnist", (5, 6, 7, 8, 9))
     assert second.data.target == run.config.data.target and second.data.target.num_examples == 25
-    assert second.model == run.config.model
+    assert second.model == run.config.model and not run.config.augment.target
   assert full["soseleto"].folder() != small["soseleto"].folder()
   for name in ("spread", *unlabelled.COMPARATORS):
     config = small[name].config
