@@ -129,7 +129,7 @@ def second_config(first: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
   config.data.data_dir = first.data.data_dir
   config.data.target = first.data.target
   images = {field: value for field, value in first.data.target.items() if field in config.data.source}
-  config.data.source.update(images)
+  config.data.source.update(images | {"num_examples": 0})
   config.model = first.model
   config.update_from_flattened_dict(fields)
   return config
@@ -220,13 +220,14 @@ def render(protocol: str, records: Sequence[runs.Record], folder: pathlib.Path) 
     for metric, (title, published) in lines.items()
   ]
   columns = ("soseleto", "spread")
+  own = ("wrong_fraction", "own_wrong_fraction")  # as published the second stage has the first network's own
   found = [
-    [title, *(tables.mean_sd(of(run, metric, scale), digits) for run in columns)]
-    for title, metric, scale, digits in (
-      ("unlabelled images", "num_source", 1, 0),
-      ("wrong among the first network's own labels, %", "own_wrong_fraction", 100, 1),
-      ("wrong among the labels of the second stage, %", "wrong_fraction", 100, 1),
-      ("area under the ROC curve of 1 - α as detector of these", "auc", 1, 3),
+    [title, *(tables.mean_sd(of(run, metric, scale), digits) for run, metric in zip(columns, metrics, strict=True))]
+    for title, metrics, scale, digits in (
+      ("unlabelled images", ["num_source"] * 2, 1, 0),
+      ("wrong among the first network's own labels, %", own, 100, 1),
+      ("wrong among the labels of the second stage, %", ["wrong_fraction"] * 2, 100, 1),
+      ("area under the ROC curve of 1 - α as detector of these", ["auc"] * 2, 1, 3),
     )
   ]
 

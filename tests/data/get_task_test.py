@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from soseleto_jax.data import deskewing, digits, isolation, tfds
+from soseleto_jax.data import deskewing, digits, isolation, lazy, tfds
 from soseleto_jax.data.get_task import data_config, get_task
 from soseleto_jax.data.normalization import resize
+from soseleto_jax.data.reading import Split
+from soseleto_jax.data.selection import Subset
 
 
 def digits_config(**target):
@@ -445,3 +447,23 @@ def test_pictures_are_made_upright_at_their_size(isolate):
   digits_of_set = digits.load("train")["x"]
   small = isolation.isolate(digits_of_set, 14) if isolate else resize(digits_of_set, 14)
   np.testing.assert_array_equal(task.source["x"], deskewing.deskew(small)[task.source["row"]])
+
+
+def test_what_reads_a_split_is_told_all_of_the_config():
+  asked = []
+
+  def read(split):
+    asked.append(split)
+    x = np.random.default_rng(len(asked)).integers(0, 256, (40, 2, 2, 1), np.uint8)
+    examples = {"x": x, "label": np.arange(40) % 2, "row": np.arange(40)}
+    return Subset(examples, ("0", "1"), split.dataset, split.split)
+
+  config = data_config()
+  config.update(data_dir="sets", on_unreadable="skip", feed="streaming", shared_classes=False)
+  same = dict(label_key="worse_label", grayscale=True, size=2, isolate=True, deskew=True, aspect="pad")
+  config.source.update(same | dict(dataset="many", background="black"))
+  config.target.update(same | dict(dataset="few", path="", background="gray", num_examples=4))
+  get_task(config, 0, read=read)
+  same |= dict(data_dir="sets", on_unreadable="skip", most_bytes=lazy.memory_limit("streaming", 1))
+  few = [Split("few", split, background="gray", **same) for split in ("test", "train")]
+  assert asked == [*few, Split("many", "train", background="black", **same)]

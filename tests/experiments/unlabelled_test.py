@@ -1,5 +1,6 @@
 """The two stages with unlabelled images, on small digits."""
 
+import json
 import shutil
 
 import numpy as np
@@ -137,26 +138,29 @@ def test_table(tmp_path):
   unlabelled.render("full", records, tmp_path)
   lines = (tmp_path / "unlabelled_full.md").read_text().splitlines()
   cells = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines if line.startswith("| ")]
-  assert cells[1:7] == [
+  assert cells[1:8] == [
     ["81.0 ± 1.4 (2)", "87.9", "-6.9"],
     ["91.0 ± 1.4 (2)", "92.0", "-1.0"],
     ["86.0 ± 1.4 (2)", "", ""],
+    ["89.0 ± 1.4 (2)", "", ""],
     ["85.0 (1)", "", ""],
     ["95.0 (1)", "92.0", "+3.0"],
     ["90.0 (1)", "", ""],
   ]
-  assert cells[7:9] == [["93.0 (1)", "", ""], ["not run", "95.0", ""]]
+  assert cells[8:10] == [["93.0 (1)", "", ""], ["not run", "95.0", ""]]
   assert ["28379 ± 0 (2)", "28379 (1)"] in cells and ["0.900 ± 0.000 (2)", "0.900 (1)"] in cells
-  assert cells[-2:] == [["+5.0 (1)"], ["+2.0 (1)"]]
+  expected = [["+10.0 [10.0, 10.0] (2)", "+10.0 (1)"], ["+5.0 [5.0, 5.0] (2)", "+5.0 (1)"]]
+  assert cells[-3:] == [*expected, ["+2.0 [2.0, 2.0] (2)", "+2.0 (1)"]]
   unlabelled.render("small", [], tmp_path)
-  assert (tmp_path / "unlabelled_small.md").read_text().count("not run") == 18
+  assert (tmp_path / "unlabelled_small.md").read_text().count("not run") == 23
 
 
 def test_the_experiment_is_found_by_its_records(tmp_path):
   run = unlabelled.make_runs("small", [0])[0]
-  record = dict(method=run.method, conditions={}, settings={"second": unlabelled.SECOND}, config=run.config.to_dict())
+  as_read = lambda settings: json.loads(json.dumps(settings))
+  record = dict(method=run.method, conditions={}, settings=as_read(run.settings), config=run.config.to_dict())
   assert experiment_runs.find_record(run, [record]) is record
-  record["settings"] = {"second": unlabelled.SECOND | {"num_epochs": 99}}
+  record["settings"] = as_read({"second": run.settings["second"] | {"num_epochs": 99}})
   assert experiment_runs.find_record(run, [record]) is None
 
 
