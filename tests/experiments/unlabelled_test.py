@@ -148,6 +148,7 @@ def test_table(tmp_path):
     ["90.0 (1)", "", ""],
   ]
   assert cells[8:10] == [["93.0 (1)", "", ""], ["not run", "95.0", ""]]
+  assert ["20.0 ± 0.0 (2)", "not run"] in cells and ["20.0 ± 0.0 (2)", "20.0 (1)"] in cells  # its own labels, then all
   assert ["28379 ± 0 (2)", "28379 (1)"] in cells and ["0.900 ± 0.000 (2)", "0.900 (1)"] in cells
   expected = [["+10.0 [10.0, 10.0] (2)", "+10.0 (1)"], ["+5.0 [5.0, 5.0] (2)", "+5.0 (1)"]]
   assert cells[-3:] == [*expected, ["+2.0 [2.0, 2.0] (2)", "+2.0 (1)"]]
