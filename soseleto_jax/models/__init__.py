@@ -59,8 +59,7 @@ def get_model(name: str, num_classes: int | Mapping[str, int], **options: Any) -
   Raises:
     ValueError: an unknown network or option, or a value that the network cannot have.
   """
-  feature_norm = options.pop(_HEADS_OPTION, None)
-  return with_heads(_representation(name, options), num_classes, feature_norm=feature_norm)
+  return _headed(name, num_classes, options)
 
 
 def make_network(
@@ -84,11 +83,17 @@ def make_network(
   name = options.pop("name", None)
   try:
     if not isinstance(name, str) or ":" not in name:
-      return as_network(get_model(name, num_classes, **options))
+      return as_network(_headed(name, num_classes, options))
     dtype = _float_dtype(options.pop("dtype", jnp.float32))
   except ValueError as error:  # which begins with the field
     raise ValueError(f"config.model.{error}") from error
   return as_network(imported.build(name, options, dtype, seed), None if whole else num_classes)
+
+
+def _headed(name: Any, num_classes: int | Mapping[str, int], options: Mapping[str, Any]) -> HeadedNetwork:
+  of_representation = {option: value for option, value in options.items() if option != _HEADS_OPTION}
+  representation = _representation(name, of_representation)
+  return with_heads(representation, num_classes, feature_norm=options.get(_HEADS_OPTION))
 
 
 def _representation(name: Any, options: Mapping[str, Any]) -> nn.Module:

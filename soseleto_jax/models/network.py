@@ -150,6 +150,6 @@ def with_heads(
     num_classes=num_classes,
     kernel_init=kernel_init,
     bias_init=bias_init,
-    feature_norm=feature_norm,
     dtype=getattr(representation, "dtype", None) or jnp.float32,
+    feature_norm=feature_norm,
   )

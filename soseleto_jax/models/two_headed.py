@@ -85,17 +85,17 @@ class HeadedNetwork(nn.Module):
       `representation`, `source_head`, `target_head`).
     kernel_init: initializer of the classifiers' kernels.
     bias_init: initializer of their biases.
+    dtype: dtype of the classifiers' arithmetic; their parameters are float32.
     feature_norm: the length that the features of each example are brought to (Ranjan et al. 2017, arXiv:1703.09507), by
       which few examples train a classifier on them better; None leaves them as they are.
-    dtype: dtype of the classifiers' arithmetic; their parameters are float32.
   """
 
   representation: nn.Module
   num_classes: NumClasses
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
   bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
-  feature_norm: float | None = None
   dtype: Any = jnp.float32
+  feature_norm: float | None = None
 
   def __post_init__(self):
     check_num_classes(self.num_classes)

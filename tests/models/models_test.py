@@ -74,9 +74,10 @@ def test_every_layer_computes_in_bfloat16(name, options):
   model = models.get_model(name, 10, dtype="bfloat16", **defaults | options)
 
   def forward(rng, x):
-    _, captured = model.apply(model.init(rng, x), x, capture_intermediates=True)
+    variables = model.init(rng, x)
+    _, captured = model.apply(variables, x, capture_intermediates=True)
     layers = captured["intermediates"]
-    return layers["representation"], layers["classifier"]
+    return layers["representation"], model.apply(variables, x, method="features"), layers["classifier"]
 
   x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
   outputs = jax.eval_shape(forward, jax.random.key(0), x)
@@ -144,8 +145,8 @@ def test_network_of_a_config():
     network = models.make_network(model, 3, seed=0)
     assert network == models.as_network(models.get_model("mlp", 3, hidden=(5, 4), dtype="bfloat16"))
   heads = {"source": 4, "target": 6}
-  network = models.make_network({"name": "cifar_quick", "init": "caffe"}, heads, seed=0)
-  assert network == models.as_network(models.get_model("cifar_quick", heads, init="caffe"))
+  network = models.make_network({"name": "cifar_quick", "init": "caffe", "feature_norm": 5.0}, heads, seed=0)
+  assert network == models.as_network(models.get_model("cifar_quick", heads, init="caffe", feature_norm=5.0))
   assert config.hidden == [5, 4]  # as it was
 
 
@@ -160,6 +161,8 @@ def test_network_of_a_config():
     ({}, ["config.model.name=None"]),
     ({"name": "resnet", "widht": 8}, ["config.model.widht=8", "resnet has no such option", "did you mean 'width'"]),
     ({"name": "resnet", "norm": "layer"}, ["config.model.norm='layer'", "group, batch, none"]),
+    ({"name": "mlp", "num_classes": 3}, ["config.model.num_classes=3", "mlp has no such option"]),
+    ({"name": "mlp", "feature_norm": 0}, ["config.model.feature_norm=0", "5.0"]),
     ({"name": "mlp", "dtype": "int8"}, ["config.model.dtype='int8'", "bfloat16"]),
   ],
 )
