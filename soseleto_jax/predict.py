@@ -76,7 +76,7 @@ def read_inputs(
     raise ValueError(f"--images={path}: the network takes no images but inputs {shape}; give a .npy file of these")
   fields = data_config().target.to_dict() | (side or {})
   size = shape[0] if shape[0] == shape[1] else 0
-  read_size = 0 if fields["isolate"] else size
+  read_size = writing.size_to_read(size, fields["isolate"])
   look = Look(MODES[shape[2]], read_size, fields["aspect"], fields["background"], photo=True)
   inputs = folders.load_unsorted(path, look, on_unreadable=on_unreadable, most_bytes=lazy.MOST_RESIDENT_BYTES)
   return inputs | {"x": writing.made_alike(inputs["x"], size, isolate=fields["isolate"], deskew=fields["deskew"])}

@@ -38,7 +38,7 @@ class Split:
   @property
   def read_size(self) -> int:
     """The size to read images at."""
-    return 0 if self.isolate else self.size
+    return writing.size_to_read(self.size, self.isolate)
 
 
 Read = Callable[[Split], Subset]

@@ -5,11 +5,16 @@ from typing import Any
 from soseleto_jax.data import deskewing, isolation, lazy
 
 
+def size_to_read(size: int, isolate: bool) -> int:
+  """Returns the size to read images at that `made_alike` then makes of a size; 0 leaves them as they come."""
+  return 0 if isolate else size
+
+
 def made_alike(x: Any, size: int, *, isolate: bool, deskew: bool) -> Any:
   """Returns images `[N, H, W, 1]`, in memory or on disk, made alike; in memory where anything is done to them.
 
   Args:
-    x: at the size to be, or with `isolate` as they come.
+    x: read at `size_to_read`.
     size: height and width that `isolate` gives them.
     isolate: `isolation.isolate`.
     deskew: `deskewing.deskew`, after it.
